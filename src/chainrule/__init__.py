@@ -1,0 +1,71 @@
+"""Probabilistic modelling in JAX: graphical models, Bayesian deep learning and Markov decision processes.
+
+One sentence to remember: a graph describes a model, the model compiles to a few frozen array forms, and pure
+inference engines run on those forms. The packages follow that sentence downwards:
+
+- `graphs`: what a model is, networkx in and networkx out;
+- `forms`: what an engine eats, frozen arrays;
+- `inference`: engines, arrays in and arrays out;
+- `learning`: how a model is fitted;
+- `models`: what a user builds, fits, queries and samples;
+- `bayes`: posteriors over models and networks, by NumPyro;
+- `plotting`: pictures, by matplotlib.
+
+Everything below loads on first use, so that importing the package costs little more than importing JAX.
+"""
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+__version__ = "0.1.0"
+
+# public name -> the module that defines it
+_HOME = {
+    "Chain": "forms.chain",
+    "Sequences": "forms.sequences",
+    "Transitions": "forms.transitions",
+    "FactorGraph": "graphs.factor_graph",
+    "TransitionGraph": "graphs.transition_graph",
+    "EM": "learning",
+    "Adam": "learning",
+    "LBFGS": "learning",
+    "Fit": "learning",
+    "Status": "learning",
+    "HMM": "models.hmm",
+    "MarkovChain": "models.markov_chain",
+    "load": "io",
+    "save": "io",
+}
+_MODULES = ("bayes", "forms", "graphs", "inference", "io", "learning", "models", "plotting")
+_ALIASES = {"emissions": "models.emissions"}
+
+__all__ = sorted([*_HOME, *_MODULES, *_ALIASES])  # noqa: PLE0605
+
+if TYPE_CHECKING:
+    from . import bayes, forms, graphs, inference, io, learning, models, plotting
+    from .forms.chain import Chain
+    from .forms.sequences import Sequences
+    from .forms.transitions import Transitions
+    from .graphs.factor_graph import FactorGraph
+    from .graphs.transition_graph import TransitionGraph
+    from .io import load, save
+    from .learning import EM, LBFGS, Adam, Fit, Status
+    from .models import emissions
+    from .models.hmm import HMM
+    from .models.markov_chain import MarkovChain
+
+
+def __getattr__(name: str) -> Any:
+    """Import the module behind a public name when the name is first used (PEP 562)."""
+    if name in _HOME:
+        value = getattr(importlib.import_module(f"{__name__}.{_HOME[name]}"), name)
+    elif name in _MODULES or name in _ALIASES:
+        value = importlib.import_module(f"{__name__}.{_ALIASES.get(name, name)}")
+    else:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *__all__])

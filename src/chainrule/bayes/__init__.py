@@ -1,0 +1,1 @@
+"""Posteriors over models and networks, by NumPyro."""

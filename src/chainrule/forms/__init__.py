@@ -1,0 +1,1 @@
+"""What an engine eats: frozen arrays, free of networkx."""

@@ -1,0 +1,1 @@
+"""What a model is: networkx graphs in, networkx graphs out."""
