@@ -1,0 +1,187 @@
+"""Sums over all paths of many chains at once: the engine behind every query and every fit.
+
+Chains lie in rows (see `chainrule.forms.sequences`): log-likelihoods are (time, state, row), or (time, state) for one
+row, and `start[t]` begins a new chain. Each function takes `initial` and `transition` either as log-potentials
+(`log=True`) or as probabilities (`log=False`); the gradient is by what was given, and is the expected counts, or the
+expected counts over the probabilities, which are finite where the probability is zero.
+
+The scaled engine runs first. Its certificate is looked at once for the whole batch, and only where it fails does
+the log-space engine run. `certified` keeps that so under `jax.vmap`, which would otherwise run both for every call.
+"""
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+from jax.custom_batching import custom_vmap
+from jaxtyping import Array, Bool, Float
+
+from . import logspace, scaled
+
+
+class Smoothed(NamedTuple):
+    """What one pass in both directions gives.
+
+    Attributes:
+        terms: log-constant of each step; a chain's log-partition is the sum of its own.
+        marginals: probability of each state at each step, given everything.
+        initial, transition: derivatives by what was given.
+        initial_count, transition_count: expected number of starts in i, and of steps from i to j.
+    """
+
+    terms: Float[Array, "time *row"]
+    marginals: Float[Array, "time state *row"]
+    initial: Float[Array, " state"]
+    transition: Float[Array, "*time state state"]
+    initial_count: Float[Array, " state"]
+    transition_count: Float[Array, "*time state state"]
+
+
+def certified(fast: Callable[..., tuple[Any, Bool[Array, ""]]], slow: Callable[..., Any]) -> Callable[..., Any]:
+    """`fast(*args)` where its certificate holds, `slow(*args)` where it does not, decided once for a whole batch."""
+
+    @custom_vmap
+    def run(*args):
+        result, trusted = fast(*args)
+        return lax.cond(jnp.all(trusted), lambda: result, lambda: slow(*args))
+
+    @run.def_vmap
+    def batched(axis_size, in_batched, *args):
+        axes = tuple(jax.tree.map(lambda b: 0 if b else None, tree) for tree in in_batched)
+        batch = partial(jax.vmap, in_axes=axes, axis_size=axis_size)
+        result = certified(batch(fast), batch(slow))(*args)
+        return result, jax.tree.map(lambda _: True, result)
+
+    return run
+
+
+def _weigh(log, initial, transition, log_likelihood, start) -> scaled.Weights:
+    if log:
+        return scaled.weights(initial, transition, log_likelihood, start)
+    likelihood, peak = scaled.likelihoods(log_likelihood)
+    return scaled.Weights(initial, transition, likelihood, start, peak)
+
+
+def _log_weigh(log, initial, transition, log_likelihood, start) -> logspace.LogWeights:
+    if not log:
+        initial, transition = jnp.log(initial), jnp.log(transition)
+    return logspace.LogWeights(initial, transition, log_likelihood, start)
+
+
+def _fast_smooth(log, initial, transition, log_likelihood, start, weight):
+    w = _weigh(log, initial, transition, log_likelihood, start)
+    s = scaled.sweep(w)
+    mass, marginals, by_initial, by_transition = scaled.accumulate(w, s, weight)
+    counts = (w.initial * by_initial, w.transition * by_transition)
+    derivatives = counts if log else (by_initial, by_transition)
+    sane = jnp.isfinite(by_transition).all() & jnp.isfinite(by_initial).all()
+    terms = jnp.log(s.constant) + w.log_scale
+    return Smoothed(terms, marginals, *derivatives, *counts), scaled.trusted(mass) & sane
+
+
+def _slow_smooth(log, initial, transition, log_likelihood, start, weight):
+    w = _log_weigh(log, initial, transition, log_likelihood, start)
+    filtered, constant = logspace.forward(w)
+    marginals, first, pairs = logspace.accumulate(w, filtered, constant, logspace.backward(w), weight)
+    derivatives = (first[1], pairs[1]) if log else (first[0], pairs[0])
+    return Smoothed(constant, marginals, *derivatives, first[1], pairs[1])
+
+
+_SMOOTH = {log: certified(partial(_fast_smooth, log), partial(_slow_smooth, log)) for log in (False, True)}
+
+
+def smooth(initial, transition, log_likelihood, start, weight, *, log: bool = False) -> Smoothed:
+    """Forward-backward over all rows; `weight` (time, *row) multiplies each step's share in the derivatives."""
+    return _SMOOTH[log](initial, transition, log_likelihood, start, weight)
+
+
+def _fast_filter(log, initial, transition, log_likelihood, start):
+    w = _weigh(log, initial, transition, log_likelihood, start)
+    filtered, constant = scaled.forward(w)
+    # The future decides what an underflowed state is worth: at most 1 / min(transition) more than what was kept.
+    least = (w.transition if w.transition.ndim == 2 else w.transition[1:]).min(initial=1)
+    return (jnp.log(filtered), jnp.log(constant) + w.log_scale), scaled.trusted(constant.min() * least)
+
+
+def _slow_filter(log, initial, transition, log_likelihood, start):
+    return logspace.forward(_log_weigh(log, initial, transition, log_likelihood, start))
+
+
+_FILTER = {log: certified(partial(_fast_filter, log), partial(_slow_filter, log)) for log in (False, True)}
+
+
+def log_filter(initial, transition, log_likelihood, start, *, log: bool = False):
+    """Log filtered distributions log p(z_t | x_0 … x_t), (time, state, *row), and the log-constants (time, *row)."""
+    return _FILTER[log](initial, transition, log_likelihood, start)
+
+
+def _fast_terms(log, initial, transition, log_likelihood, start):
+    w = _weigh(log, initial, transition, log_likelihood, start)
+    _, constant = scaled.forward(w)
+    least = (w.transition if w.transition.ndim == 2 else w.transition[1:]).min(initial=1)
+    return jnp.log(constant) + w.log_scale, scaled.trusted(constant.min() * least)
+
+
+def _slow_terms(log, initial, transition, log_likelihood, start):
+    # structural zeros void the one-sided certificate; the two-sided one is still far cheaper than log space
+    return smooth(initial, transition, log_likelihood, start, jnp.ones_like(log_likelihood[:, 0]), log=log).terms
+
+
+_TERMS = {log: certified(partial(_fast_terms, log), partial(_slow_terms, log)) for log in (False, True)}
+
+
+@partial(jax.custom_vjp, nondiff_argnums=(0,))
+def terms(log, initial, transition, log_likelihood, start) -> Float[Array, "time *row"]:
+    """Log-constants of each step, to be summed over each chain.
+
+    The gradient is that of such sums: a cotangent must be the same on all steps of a chain (zero on padding).
+    """
+    return _TERMS[log](initial, transition, log_likelihood, start)
+
+
+def _terms_forward(log, *args):
+    return terms(log, *args), args
+
+
+def _terms_backward(log, args, weight):
+    s = smooth(*args, weight, log=log)
+    return s.initial, s.transition, _spread(s.marginals, weight), None
+
+
+terms.defvjp(_terms_forward, _terms_backward)
+
+
+@partial(jax.custom_vjp, nondiff_argnums=(0,))
+def total(log, initial, transition, log_likelihood, start, weight) -> Float[Array, ""]:
+    """Σ weight · log-constant: the weighted sum of all log-partitions, in one pass with its gradient.
+
+    `weight` (time, *row) must be the same on all steps of a chain, zero on padding; it has no gradient.
+    """
+    return add_up(weight, _TERMS[log](initial, transition, log_likelihood, start))
+
+
+def _total_forward(log, *args):
+    s = smooth(*args, log=log)
+    weight = args[-1]
+    return add_up(weight, s.terms), (s.initial, s.transition, _spread(s.marginals, weight), weight)
+
+
+def _total_backward(log, saved, g):
+    by_initial, by_transition, by_likelihood, weight = saved
+    return g * by_initial, g * by_transition, g * by_likelihood, None, jnp.zeros_like(weight)
+
+
+total.defvjp(_total_forward, _total_backward)
+
+
+def _spread(marginals, weight):
+    return marginals * jnp.expand_dims(weight, 1)
+
+
+def add_up(weight: Float[Array, "time *row"], terms: Float[Array, "time *row"]) -> Float[Array, ""]:
+    """Σ weight · terms where the weight is not zero, summed in two levels so that float32 rounding stays small."""
+    used = jnp.where(weight != 0, weight * terms, 0).reshape(-1)
+    return jnp.pad(used, (0, -used.size % 256)).reshape(-1, 256).sum(1).sum()

@@ -1,0 +1,209 @@
+"""Forward-backward in scaled probability space: fast, and certified.
+
+Exponentials stay outside the loop. A step is one matrix-vector product and one normalisation, and both directions are
+normalised on their own:
+
+    predicted[t] = transition[t]ᵀ filtered[t−1],      filtered[t]   = predicted[t] · likelihood[t] / constant[t]
+    backward[t−1] ∝ transition[t] (likelihood[t] · backward[t])          (each row sums to one)
+
+With overlap[t] = Σ_k filtered[t,k] · backward[t,k], the marginals are filtered · backward / overlap, and
+constant[t] · overlap[t] bounds from below the mass of anything that a float could still see. Whatever underflowed weighs
+less than the smallest normal number, so as long as constant · overlap stays far above it, the result is exact to
+rounding: that is the certificate. When it fails, the caller redoes the work in log space.
+
+Arrays are (time, state) or (time, state, row): many sequences run side by side on the last axis. `start[t]` says that a
+new sequence begins at t. The recursion is that of Rabiner (1989, section V.A), with the rescaling of each direction by
+its own mass.
+"""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+from jaxtyping import Array, Bool, Float
+
+HIGHEST = lax.Precision.HIGHEST
+# XLA runs a loop natively on the CPU only while its body touches little memory (about 1 KB); two sweeps in one loop
+# stay below that up to this many float32 states.
+SMALL = 8
+
+
+class Weights(NamedTuple):
+    """A chain's potentials as numbers between 0 and 1, and the logarithms of what was divided out.
+
+    `transition` is (state, state), or (time, state, state) where entry t leads into step t.
+    """
+
+    initial: Float[Array, " state"]
+    transition: Float[Array, "*time state state"]
+    likelihood: Float[Array, "time state *row"]
+    start: Bool[Array, "time *row"]
+    log_scale: Float[Array, "time *row"]
+
+
+class Sweep(NamedTuple):
+    """What both directions leave behind; see the module's equations."""
+
+    filtered: Float[Array, "time state *row"]
+    backward: Float[Array, "time state *row"]
+    constant: Float[Array, "time *row"]
+
+
+def weights(
+    log_initial: Float[Array, " state"],
+    log_transition: Float[Array, "*time state state"],
+    log_likelihood: Float[Array, "time state *row"],
+    start: Bool[Array, "time *row"],
+) -> Weights:
+    """Exponentiate log-potentials, each family scaled to a maximum of one."""
+    initial_peak = _finite_max(log_initial, None)
+    transition_peak = _finite_max(log_transition, (-2, -1))
+    peak = _finite_max(log_likelihood, 1)
+    varying = transition_peak.reshape(-1, *[1] * (start.ndim - 1))  # (time or 1, …)
+    return Weights(
+        jnp.exp(log_initial - initial_peak),
+        jnp.exp(log_transition - jnp.expand_dims(transition_peak, (-2, -1))),
+        jnp.exp(log_likelihood - jnp.expand_dims(peak, 1)),
+        start,
+        peak + jnp.where(start, initial_peak.reshape([1] * start.ndim), varying),
+    )
+
+
+def likelihoods(log_likelihood: Float[Array, "time state *row"]):
+    """Likelihoods scaled to a maximum of one per step, and the log of what was divided out."""
+    peak = _finite_max(log_likelihood, 1)
+    return jnp.exp(log_likelihood - jnp.expand_dims(peak, 1)), peak
+
+
+def _finite_max(x, axis):
+    peak = x.max(axis)
+    return jnp.where(jnp.isfinite(peak), peak, 0)  # all −inf: there is nothing to scale
+
+
+def forward(w: Weights) -> tuple[Float[Array, "time state *row"], Float[Array, "time *row"]]:
+    """Filtered distributions and their normalising constants."""
+    step, homogeneous = _forward_step(w), w.transition.ndim == 2
+
+    def body(carry, x):
+        likelihood, start, *transition = x
+        filtered, constant = step(carry, likelihood, start, w.transition if homogeneous else transition[0])
+        return filtered, (filtered, constant)
+
+    xs = (w.likelihood, w.start) if homogeneous else (w.likelihood, w.start, w.transition)
+    return lax.scan(body, jnp.zeros_like(w.likelihood[0]), xs)[1]
+
+
+def sweep(w: Weights) -> Sweep:
+    """Both directions, in whichever of three equal ways suits the shape."""
+    one_row, small = w.likelihood.ndim == 2, w.likelihood.shape[1] <= SMALL
+    if w.transition.ndim == 3 or (one_row and small and w.likelihood.dtype != jnp.float32):
+        return _sweep_apart(w)
+    if one_row and not small:
+        return _sweep_stacked(w)
+    return _sweep_together(w)
+
+
+def _sweep_together(w: Weights) -> Sweep:
+    """Forward at t and backward at T−1−t share one loop, so that its overhead is paid once."""
+    ahead, back = _forward_step(w), _backward_step(w)
+
+    def body(carry, x):
+        filtered, backward = carry
+        likelihood, start, late_likelihood, late_start = x
+        filtered, constant = ahead(filtered, likelihood, start, w.transition)
+        return (filtered, back(backward, late_likelihood, late_start, w.transition)), (filtered, constant, backward)
+
+    none = jnp.zeros_like(w.likelihood[0])
+    xs = (w.likelihood, w.start, w.likelihood[::-1], w.start[::-1])
+    filtered, constant, backward = lax.scan(body, (none, none + 1 / none.shape[0]), xs)[1]
+    return Sweep(filtered, backward[::-1], constant)
+
+
+def _sweep_stacked(w: Weights) -> Sweep:
+    """As `_sweep_together`, with one batched product for both directions: fewer, larger operations for one long row."""
+    flat = 1 / w.likelihood.shape[1]
+    matrices = jnp.stack([w.transition.T, w.transition])
+
+    def body(carry, x):
+        likelihood, start, late_likelihood, late_start = x
+        moved = jnp.einsum("dij,dj->di", matrices, carry.at[1].multiply(late_likelihood), precision=HIGHEST)
+        ahead = jnp.where(start, w.initial, moved[0]) * likelihood
+        both = jnp.stack([ahead, jnp.where(late_start, flat, moved[1])])
+        constant = both.sum(1)
+        both = both * (1 / constant)[:, None]
+        return both, (both[0], constant[0], carry[1])
+
+    none = jnp.zeros_like(w.likelihood[0])
+    xs = (w.likelihood, w.start, w.likelihood[::-1], w.start[::-1])
+    filtered, constant, backward = lax.scan(body, jnp.stack([none, none + flat]), xs, unroll=4)[1]
+    return Sweep(filtered, backward[::-1], constant)
+
+
+def _sweep_apart(w: Weights) -> Sweep:
+    step, homogeneous = _backward_step(w), w.transition.ndim == 2
+
+    def body(carry, x):
+        likelihood, start, *transition = x
+        return step(carry, likelihood, start, w.transition if homogeneous else transition[0]), carry
+
+    flat = jnp.full_like(w.likelihood[0], 1 / w.likelihood.shape[1])
+    xs = (w.likelihood, w.start) if homogeneous else (w.likelihood, w.start, w.transition)
+    filtered, constant = forward(w)
+    return Sweep(filtered, lax.scan(body, flat, xs, reverse=True)[1], constant)
+
+
+def _forward_step(w: Weights):
+    initial = w.initial.reshape(-1, *[1] * (w.likelihood.ndim - 2))
+
+    def step(filtered, likelihood, start, transition):
+        predicted = jnp.where(start, initial, jnp.dot(transition.T, filtered, precision=HIGHEST))
+        joint = predicted * likelihood
+        constant = joint.sum(0)
+        return joint * (1 / constant), constant
+
+    return step
+
+
+def _backward_step(w: Weights):
+    flat = 1 / w.likelihood.shape[1]
+
+    def step(backward, likelihood, start, transition):
+        back = jnp.dot(transition, likelihood * backward, precision=HIGHEST)
+        return jnp.where(start, flat, back * (1 / back.sum(0)))
+
+    return step
+
+
+def trusted(mass: Float[Array, "..."]) -> Bool[Array, ""]:
+    """The certificate: the smallest mass is far above what a float loses. NaN, from an empty step, is not."""
+    limits = jnp.finfo(mass.dtype)
+    return mass.min() > limits.tiny / limits.eps**2
+
+
+def accumulate(w: Weights, s: Sweep, weight: Float[Array, "time *row"]):
+    """Derivatives of Σ weight · log constant by `initial` and `transition`, and the marginals.
+
+    The derivative by the transition is Σ_t weight[t] filtered[t−1] ⊗ (likelihood · backward)[t] / (constant · overlap)[t],
+    one matrix product over all steps; never an array of time × state × state unless the transition varies with time.
+    Times `transition` it is the expected number of steps from i to j.
+    """
+    overlap = (s.filtered * s.backward).sum(1)
+    mass = s.constant * overlap
+    marginals = s.filtered * s.backward * jnp.expand_dims(1 / overlap, 1)
+    late = w.likelihood * s.backward * jnp.expand_dims(weight / mass, 1)
+    begin = jnp.expand_dims(w.start, 1)
+    by_initial = _sum_rows(jnp.where(begin, late, 0))
+    early, late = s.filtered[:-1], jnp.where(begin, 0, late)[1:]
+    if w.transition.ndim == 3:
+        inner = jnp.einsum("ti...,tj...->tij", early, late, precision=HIGHEST)
+        by_transition = jnp.concatenate([jnp.zeros_like(w.transition[:1]), inner])
+    elif late.ndim == 3 and late.shape[2] >= late.shape[1]:  # (time, state, state) is the smaller array here
+        by_transition = jnp.einsum("tir,tjr->tij", early, late, precision=HIGHEST).sum(0)
+    else:
+        by_transition = jnp.einsum("ti...,tj...->ij", early, late, precision=HIGHEST)
+    return mass, marginals, by_initial, by_transition
+
+
+def _sum_rows(x: Float[Array, "time state *row"]) -> Float[Array, " state"]:
+    return jax.lax.reduce(x, jnp.zeros((), x.dtype), lax.add, tuple(a for a in range(x.ndim) if a != 1))
