@@ -1,0 +1,187 @@
+"""Expectation–maximisation, for any model that offers its two steps.
+
+A model takes part by four methods:
+
+- `expect(data) -> (log_prob, expectations)`: the log-likelihood, and what is expected of the hidden variables;
+- `total(data) -> log_prob`: the log-likelihood alone;
+- `maximise(data, expectations, prior, floor) -> (model, degenerate)`: the parameters that explain the expectations best;
+- `log_prior(prior)`: the log-density of the prior at the parameters.
+
+The loop is one compiled program: it stops by itself, records its history, and runs several starting points side by side.
+Each iteration can only raise the objective (Dempster, Laird and Rubin 1977).
+"""
+
+from functools import partial
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+
+from ..forms.sequences import bucket
+from . import progress
+from .fit import Fit, Status
+
+
+class EM(eqx.Module):
+    """Fit by expectation–maximisation.
+
+    Args:
+        max_iterations: upper limit on the number of iterations.
+        tolerance: stop once an iteration gains less than this share of the objective's size; 0 stops only where
+            rounding hides any gain, and a negative tolerance runs all iterations.
+        min_variance: floor under learned variances. A state that meets it is reported in `Fit.degenerate`.
+
+    Raises:
+        ValueError: fewer than one iteration, or a floor that is not positive.
+    """
+
+    max_iterations: int = 500
+    tolerance: float = 1e-6
+    min_variance: float = 1e-6
+
+    def __check_init__(self):
+        if self.max_iterations < 1:
+            raise ValueError(f"EM: max_iterations is {self.max_iterations}; at least one is needed")
+        if not self.min_variance > 0:
+            raise ValueError(f"EM: min_variance is {self.min_variance}; it must be positive")
+
+    def run(self, models, data, prior, frozen, *, show_progress: bool = False):
+        """Improve a batch of models (leading axis) side by side; see `Outcome`."""
+        with progress.bar("EM", total=self.max_iterations, enabled=show_progress) as token:
+            return _em(
+                models,
+                data,
+                prior,
+                jnp.asarray(self.tolerance, float),
+                self.max_iterations,
+                jnp.asarray(self.min_variance, float),
+                token,
+                frozen=frozen,
+                size=bucket(self.max_iterations),
+                report=show_progress,
+            )
+
+
+class Outcome(eqx.Module):
+    """How a batch of runs ended: models, objectives and histories, each with the runs on the leading axis."""
+
+    models: eqx.Module
+    log_prob: jax.Array
+    objective: jax.Array
+    history: jax.Array
+    iterations: jax.Array
+    converged: jax.Array
+    degenerate: jax.Array
+
+
+@partial(jax.jit, static_argnames=("frozen", "size", "report"))
+def _em(models, data, prior, tolerance, max_iterations, floor, token, *, frozen, size, report):
+    def improve(model, previous):
+        log_prob, expectations = model.expect(data)
+        objective = log_prob + model.log_prior(prior)
+        better, degenerate = model.maximise(data, expectations, prior, floor)
+        better = keep(frozen, model, better)
+        # float32 sums of many terms cannot resolve less than a few units in the last place
+        least = jnp.where(tolerance < 0, -jnp.inf, jnp.maximum(tolerance, 4 * jnp.finfo(objective.dtype).eps))
+        done = objective - previous <= least * jnp.abs(objective)
+        return better, log_prob, objective, done | ~jnp.isfinite(objective), degenerate
+
+    def body(state):
+        step, model, log_prob, objective, history, iterations, done, degenerate = state
+        new = jax.vmap(improve)(model, objective)
+        better, new_log_prob, new_objective, stop, new_degenerate = new
+        running = ~done
+        log_prob = jnp.where(running, new_log_prob, log_prob)
+        objective = jnp.where(running, new_objective, objective)
+        history = history.at[:, step].set(jnp.where(running, new_objective, jnp.nan))
+        going = running & ~stop  # where it stops, the objective belongs to the model that is kept
+        model = jax.tree.map(lambda new, old: jnp.where(_like(going, new), new, old), better, model)
+        degenerate = jnp.where(going[:, None], new_degenerate, degenerate)
+        if report:
+            progress.report(token, step + 1, objective.max())
+        return step + 1, model, log_prob, objective, history, iterations + going, done | stop, degenerate
+
+    runs = jax.tree.leaves(models)[0].shape[0]
+    dtype = jnp.result_type(*[x for x in jax.tree.leaves(models) if jnp.issubdtype(x.dtype, jnp.floating)])
+    states = jax.eval_shape(lambda m: m.maximise(data, m.expect(data)[1], prior, floor)[1], _first(models)).shape[0]
+    nothing = jnp.full(runs, -jnp.inf, dtype)
+    start = (
+        jnp.zeros((), jnp.int32),
+        models,
+        nothing,
+        nothing,
+        jnp.full((runs, size), jnp.nan, dtype),
+        jnp.zeros(runs, jnp.int32),
+        jnp.zeros(runs, bool),
+        jnp.zeros((runs, states), bool),
+    )
+    end = lax.while_loop(lambda s: (s[0] < max_iterations) & ~s[6].all(), body, start)
+    _, models, log_prob, objective, history, iterations, done, degenerate = end
+    # Runs that used up their iterations took one step past the last objective: look once more.
+    final = jax.vmap(lambda m: m.total(data))(models)
+    log_prob = jnp.where(done, log_prob, final)
+    objective = jnp.where(done, objective, final + jax.vmap(lambda m: _scalar(m.log_prior(prior), dtype))(models))
+    return Outcome(models, log_prob, objective, history, iterations, done & jnp.isfinite(objective), degenerate)
+
+
+def _scalar(value, dtype):
+    return jnp.asarray(value, dtype)
+
+
+def _first(tree):
+    return jax.tree.map(lambda leaf: leaf[0], tree)
+
+
+def _like(flags, array):
+    return flags.reshape(-1, *[1] * (array.ndim - 1))
+
+
+def keep(frozen: tuple[bool, ...] | None, old, new):
+    """`new`, with the leaves that are marked frozen taken from `old`."""
+    if frozen is None:
+        return new
+    leaves, structure = jax.tree.flatten(new)
+    kept = [o if f else n for f, o, n in zip(frozen, jax.tree.leaves(old), leaves, strict=True)]
+    return jax.tree.unflatten(structure, kept)
+
+
+def frozen_leaves(model, where) -> tuple[bool, ...] | None:
+    """Mark the leaves that `where(model)` picks, as a hashable tuple: it says the same at every call."""
+    if where is None:
+        return None
+    plain = jax.tree.map(lambda _: False, model)
+    picked = where(model)
+    many = isinstance(picked, tuple | list)
+    replacement = [jax.tree.map(lambda _: True, p) for p in (picked if many else [picked])]
+    marked = eqx.tree_at(where, plain, tuple(replacement) if many else replacement[0])
+    return tuple(jax.tree.leaves(marked))
+
+
+def pack_fit(outcome: Outcome, *, num_observations: int, num_parameters: int) -> Fit:
+    """The best run of a batch as a `Fit`."""
+    objectives = np.asarray(outcome.objective)
+    usable = np.isfinite(objectives)
+    best = int(np.argmax(np.where(usable, objectives, -np.inf)))
+    iterations = int(outcome.iterations[best])
+    history = np.asarray(outcome.history)[best]
+    history = history[~np.isnan(history)]
+    if not usable[best]:
+        status = Status.IMPOSSIBLE if iterations == 0 and objectives[best] == -np.inf else Status.DIVERGED
+    elif np.asarray(outcome.degenerate)[best].any():
+        status = Status.DEGENERATE
+    else:
+        status = Status.CONVERGED if bool(outcome.converged[best]) else Status.MAX_ITERATIONS
+    model = jax.tree.map(lambda leaf: leaf[best], outcome.models)
+    return Fit(
+        model=model,
+        status=status,
+        iterations=iterations,
+        log_prob=float(outcome.log_prob[best]),
+        history=history,
+        restart_objectives=objectives,
+        degenerate=np.asarray(outcome.degenerate)[best],
+        num_parameters=num_parameters,
+        num_observations=num_observations,
+    )

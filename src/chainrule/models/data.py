@@ -1,0 +1,82 @@
+"""What users pass as sequences, made ready for the engines, and the engines' answers cut back to what was passed.
+
+A sequence model takes one array (time, *event), one array of equally long sequences (sequence, time, *event), a list of
+arrays of any lengths, or `Sequences`. Concrete data are packed and padded on the host, so that lengths rarely compile
+anything and answers are NumPy arrays; traced data, inside somebody's `jit` or `vmap`, keep their exact shape and give
+traced answers.
+"""
+
+from typing import Any, NamedTuple
+
+import jax.numpy as jnp
+import numpy as np
+
+from ..forms.chain import is_concrete
+from ..forms.sequences import Sequences
+
+
+class Prepared(NamedTuple):
+    """Packed sequences, and in which form they came: one array, a rectangle of them, or a list."""
+
+    sequences: Sequences
+    form: str
+
+    def per_step(self, values) -> Any:
+        """(time, *rest, row) as the caller's form: (T, *rest), (S, T, *rest), or a list of (T_i, *rest)."""
+        s = self.sequences
+        if self.form == "one":
+            size = s.values.shape[0] if not is_concrete(s.lengths) else int(s.lengths[0])
+            return _host(values)[:size, ..., 0]
+        if not is_concrete(s.values):
+            return jnp.moveaxis(values, -1, 0)
+        parts = s.unpack(values)
+        if self.form == "rectangle":
+            return np.stack(parts) if is_concrete(values) else jnp.stack(parts)
+        return parts
+
+    def per_sequence(self, values) -> Any:
+        """(sequence, *rest) without the padding; (*rest) for one sequence."""
+        values = _host(values)
+        if self.form == "one":
+            return values[0]
+        return values[: self.sequences.num_sequences] if is_concrete(self.sequences.lengths) else values
+
+
+def prepare(data, event_ndim: int | None) -> Prepared:
+    """Pack what the user gave; `event_ndim` tells one sequence of vectors from several sequences of numbers.
+
+    Raises:
+        ValueError: data that are not sequences, with what was wrong and where.
+    """
+    if isinstance(data, Sequences):
+        return Prepared(data, "many")
+    if isinstance(data, list | tuple) and not all(np.ndim(x) == 0 for x in data):
+        if all(is_concrete(x) for x in data):
+            return Prepared(Sequences.pack(data), "many")
+        raise ValueError("a list of traced arrays cannot be packed; pass one array, or pack with Sequences.pack first")
+    array = data if not is_concrete(data) else np.asarray(data)
+    rectangle = array.ndim >= 3 if event_ndim is None else array.ndim == event_ndim + 2
+    if not rectangle and event_ndim is not None and array.ndim != event_ndim + 1:
+        event = f"{event_ndim}-dimensional" if event_ndim else "single-number"
+        raise ValueError(
+            f"data of shape {array.shape} cannot be a sequence of {event} observations: wanted {event_ndim + 1} axes "
+            f"for one sequence, {event_ndim + 2} for several of equal length, or a list"
+        )
+    if not is_concrete(array):
+        return _traced(array if rectangle else array[None], "rectangle" if rectangle else "one")
+    if rectangle:
+        return Prepared(Sequences.pack(list(array)), "rectangle")
+    return Prepared(Sequences.pack(array), "one")
+
+
+def _traced(array, form: str) -> Prepared:
+    count, time = array.shape[:2]
+    start = np.zeros((time, count), bool)
+    start[0] = True
+    zero = np.zeros(count, np.int32)
+    layout = (start, np.ones_like(start), np.arange(count, dtype=np.int32), zero, zero + np.int32(time))
+    return Prepared(Sequences(jnp.moveaxis(array, 0, -1), *layout), form)
+
+
+def _host(values):
+    return np.asarray(values) if is_concrete(values) else values

@@ -1,0 +1,229 @@
+"""Emissions made of others: mixtures within a state, and products over features."""
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float
+
+from ...forms.sequences import Sequences
+from ...inference.logspace import logsumexp
+from . import base
+from .base import AbstractEmission
+from .discrete import masked_softmax
+
+
+class Mixture(AbstractEmission):
+    """A mixture of M components within each state: p(x | k) = Σ_m weights[k, m] p(x | component k·M + m).
+
+    Args:
+        component: an emission with K·M states, those of state k in a row; or a family.
+        weights: shape (K, M), rows summing to one. None for a family.
+        num_components: M, for a family.
+
+    Raises:
+        ValueError: weights that do not sum to one, or a component whose number of states is not K·M.
+
+    Example:
+        >>> import jax.numpy as jnp, chainrule as cr
+        >>> bumps = cr.emissions.Normal(jnp.array([-1., 1., 4., 6.]), jnp.ones(4))
+        >>> cr.emissions.Mixture(bumps, jnp.full((2, 2), .5)).num_states
+        2
+    """
+
+    component: AbstractEmission
+    weights: Float[Array, "state component"] | None = eqx.field(converter=base.as_parameter)
+    num_components: int = eqx.field(static=True)
+
+    def __init__(self, component, weights=None, *, num_components=2):
+        self.component, self.weights = component, weights
+        self.num_components = num_components if weights is None else int(np.shape(weights)[-1])
+
+    def __check_init__(self):
+        if self.weights is None:
+            return
+        if self.weights.ndim != 2:
+            raise ValueError(f"Mixture: weights must have shape (state, component), got {self.weights.shape}")
+        if self.component.num_states != self.weights.size:
+            raise ValueError(
+                f"Mixture: weights {self.weights.shape} ask for a component with {self.weights.size} states, "
+                f"got {self.component.num_states}"
+            )
+        base.require("Mixture: weights", self.weights, lambda w: w >= 0, "a probability")
+        if base.is_concrete(self.weights):
+            sums = np.asarray(self.weights, np.float64).sum(1)
+            for state in np.flatnonzero(abs(sums - 1) > 1e-5):
+                raise ValueError(f"Mixture: weights of state {state} sum to {sums[state]:.6g}, not 1")
+
+    @property
+    def num_states(self):
+        return None if self.weights is None else self.weights.shape[0]
+
+    @property
+    def event_shape(self):
+        return self.component.event_shape
+
+    @property
+    def mean(self):
+        base.parameters(self)
+        means = self.component.mean
+        means = means.reshape(*self.weights.shape, *means.shape[1:])
+        return jnp.einsum("km,km...->k...", self.weights, means)
+
+    def _joint(self, values):
+        """log weight + log density, (time, state, component, row), and where there is an observation."""
+        found = self.component.scores(values)
+        found = found.reshape(found.shape[0], *self.weights.shape, found.shape[-1])
+        return found + jnp.log(self.weights)[None, :, :, None]
+
+    def scores(self, values):
+        return logsumexp(self._joint(values), 2)
+
+    def sample(self, key, states):
+        pick, draw = jax.random.split(key)
+        chosen = jax.random.categorical(pick, jnp.log(self.weights)[states])
+        return self.component.sample(draw, states * self.num_components + chosen.astype(states.dtype))
+
+    def check(self, data):
+        self.component.check(data)
+
+    def initialise(self, key, num_states, data):
+        """Component k·M + m starts near the m-th part of state k: centres are sorted so that neighbours share a state."""
+        component = self.component.initialise(key, num_states * self.num_components, data)
+        order = np.argsort(np.asarray(component.mean).reshape(len(component.mean), -1)[:, 0], kind="stable")
+        component = jax.tree.map(lambda leaf: leaf[order] if len(leaf) == len(order) else leaf, component)
+        shape = (num_states, self.num_components)
+        return Mixture(component, np.full(shape, 1 / self.num_components))
+
+    def maximise(self, values, weights, prior, floor):
+        joint = self._joint(values)
+        share = jnp.exp(joint - base.finite(logsumexp(joint, 2))[:, :, None])
+        parts = weights[:, :, None] * share
+        component, degenerate = self.component.maximise(
+            values, parts.reshape(parts.shape[0], -1, parts.shape[-1]), prior, floor
+        )
+        counts = parts.sum((0, 3))
+        total = counts.sum(1)
+        mixed = base.guarded(base.safe_ratio(counts, total[:, None]), self.weights, total)
+        return Mixture(component, mixed), degenerate.reshape(self.weights.shape).any(1)
+
+    def log_prior(self, prior):
+        return self.component.log_prior(prior)
+
+    def unconstrained(self):
+        return self.component.unconstrained(), jnp.log(jnp.where(self.weights > 0, self.weights, 1))
+
+    def constrained(self, free):
+        return Mixture(self.component.constrained(free[0]), masked_softmax(free[1], self.weights > 0))
+
+    def free_parameters(self):
+        return self.component.free_parameters() + self.weights.size - self.weights.shape[0]
+
+    def __repr__(self):
+        return f"Mixture of {self.num_components} {self.component!r}"
+
+
+class Product(AbstractEmission):
+    """Independent families per feature: p(x | k) = Π_i p_i(x_i | k).
+
+    Each part takes the next columns of an observation vector: one for a family of numbers, D for one of D-vectors.
+
+    Args:
+        parts: emissions, all with the same number of states, or all families. Families of vectors cannot be told how
+            many columns are theirs, so give them parameters, or use one family of numbers per column.
+
+    Raises:
+        ValueError: no parts, or parts that disagree on the number of states.
+
+    Example:
+        >>> import jax.numpy as jnp, chainrule as cr
+        >>> e = cr.emissions.Product(cr.emissions.Normal(jnp.zeros(2), jnp.ones(2)), cr.emissions.Poisson(jnp.ones(2)))
+        >>> e.log_prob(jnp.array([0.5, 3.0])).shape
+        (2,)
+    """
+
+    parts: tuple[AbstractEmission, ...]
+
+    def __init__(self, *parts):
+        self.parts = tuple(parts)
+
+    def __check_init__(self):
+        if not self.parts:
+            raise ValueError("Product: give at least one emission")
+        sizes = {part.num_states for part in self.parts}
+        if len(sizes) > 1:
+            raise ValueError(f"Product: the parts have different numbers of states: {[p.num_states for p in self.parts]}")
+
+    @property
+    def num_states(self):
+        return self.parts[0].num_states
+
+    @property
+    def event_shape(self):
+        return (sum(self._widths()),)
+
+    def _widths(self):
+        return [1 if not part.event_shape else part.event_shape[0] for part in self.parts]
+
+    def _split(self, values):
+        """Each part's own columns of (time, feature, row)."""
+        edges = np.cumsum([0, *self._widths()])
+        columns = [values[:, a:b] for a, b in zip(edges[:-1], edges[1:], strict=True)]
+        return [c if part.event_shape else c[:, 0] for part, c in zip(self.parts, columns, strict=True)]
+
+    @property
+    def mean(self):
+        base.parameters(self)
+        return jnp.concatenate([part.mean.reshape(self.num_states, -1) for part in self.parts], axis=1)
+
+    def scores(self, values):
+        found = [part.scores(own) for part, own in zip(self.parts, self._split(values), strict=True)]
+        return sum(found[1:], start=found[0])
+
+    def sample(self, key, states):
+        keys = jax.random.split(key, len(self.parts))
+        draws = [part.sample(k, states) for part, k in zip(self.parts, keys, strict=True)]
+        kind = jnp.result_type(float)
+        return jnp.concatenate([d.reshape(*states.shape, -1).astype(kind) for d in draws], axis=-1)
+
+    def _each(self, data: Sequences):
+        for column, (part, own) in enumerate(zip(self.parts, self._split(np.asarray(data.values)), strict=True)):
+            yield column, part, eqx.tree_at(lambda d: d.values, data, own)
+
+    def check(self, data):
+        base.check_event(data, self.event_shape, "Product")
+        for number, part, own in self._each(data):
+            try:
+                part.check(own)
+            except ValueError as error:
+                raise ValueError(f"part {number} of the Product, {part!r}: {error}") from None
+
+    def initialise(self, key, num_states, data):
+        self.check(data)
+        # one key for all parts, so that their centres come from the same steps where they can
+        return Product(*[part.initialise(key, num_states, own) for _, part, own in self._each(data)])
+
+    def maximise(self, values, weights, prior, floor):
+        priors = prior if prior is not None else [None] * len(self.parts)
+        found = [
+            part.maximise(own, weights, p, floor)
+            for part, own, p in zip(self.parts, self._split(values), priors, strict=True)
+        ]
+        return Product(*[f[0] for f in found]), jnp.stack([f[1] for f in found]).any(0)
+
+    def log_prior(self, prior):
+        if prior is None:
+            return 0.0
+        return sum(part.log_prior(p) for part, p in zip(self.parts, prior, strict=True))
+
+    def unconstrained(self):
+        return tuple(part.unconstrained() for part in self.parts)
+
+    def constrained(self, free):
+        return Product(*[part.constrained(f) for part, f in zip(self.parts, free, strict=True)])
+
+    def free_parameters(self):
+        return sum(part.free_parameters() for part in self.parts)
+
+    def __repr__(self):
+        return " × ".join(map(repr, self.parts))

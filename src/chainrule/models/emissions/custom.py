@@ -1,0 +1,150 @@
+"""Emissions from outside: a network's scores, or any distribution in NumPyro's shape."""
+
+from collections.abc import Callable
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from . import base
+from .base import AbstractEmission
+
+
+class Score(AbstractEmission):
+    """Scores from any callable: log-potential of state k at an observation = function(x)[k].
+
+    The function may be an Equinox module, whose arrays are then learned by gradient methods. Scores need not be
+    log-probabilities of x; a network that outputs log p(k | x) − log p(k) makes the classical hybrid of a network and a
+    hidden Markov model (Bourlard and Morgan 1994). `HMM.log_prob` is then a log-likelihood up to what p(x) leaves out.
+
+    Args:
+        function: takes one observation, returns (K,) scores.
+        num_states: K.
+        event_shape: shape of one observation.
+    """
+
+    function: Callable
+    num_states: int = eqx.field(static=True)  # type: ignore[assignment]
+    event_shape: tuple[int, ...] = eqx.field(static=True, default=())  # type: ignore[assignment]
+
+    def scores(self, values):
+        values, seen = base.observed(values)
+        rows = jnp.moveaxis(values, -1, 1)  # (time, row, *event)
+        found = jax.vmap(jax.vmap(self.function))(rows)
+        if found.shape[2:] != (self.num_states,):
+            raise ValueError(f"Score: the function returned shape {found.shape[2:]}, wanted ({self.num_states},)")
+        there = jnp.moveaxis(jnp.broadcast_to(seen, values.shape), -1, 1).reshape(*rows.shape[:2], -1).all(-1)
+        return jnp.moveaxis(jnp.where(there[..., None], found, 0), 2, 1)
+
+    def sample(self, key, states):
+        raise ValueError("Score gives scores, not a distribution: there is nothing to sample from")
+
+    def check(self, data):
+        base.check_event(data, self.event_shape, "Score")
+        base.check_values(data, np.isfinite, "a finite number (NaN would mean missing)")
+
+    def initialise(self, key, num_states, data):
+        return self
+
+    def maximise(self, values, weights, prior, floor):
+        raise ValueError("Score has no closed-form M-step; fit with Adam or LBFGS")
+
+    def unconstrained(self):
+        return eqx.filter(self.function, eqx.is_inexact_array)
+
+    def constrained(self, free):
+        return Score(eqx.combine(free, self.function), self.num_states, self.event_shape)
+
+    def free_parameters(self):
+        return sum(leaf.size for leaf in jax.tree.leaves(self.unconstrained()))
+
+
+class Custom(AbstractEmission):
+    """Any distribution with `log_prob` and `sample` in NumPyro's shape.
+
+    Args:
+        distribution: an object whose batch shape ends in K, so that `log_prob(x[..., None])` has shape (…, K) for numbers
+            and `log_prob(x[..., None, :])` for vectors; and `sample(key, shape)` gives (*shape, K, *event).
+        make: alternatively, a function from free real parameters to such an object, which gradient methods can then
+            learn: `Custom(make=lambda p: dist.Gamma(jnp.exp(p[0]), jnp.exp(p[1])), free=(log_shape, log_rate))`.
+        free: those parameters, a pytree of arrays.
+
+    Raises:
+        ValueError: an object without the two methods, or not exactly one of `distribution` and `make`.
+    """
+
+    distribution: Any
+    make: Callable | None = eqx.field(static=True)
+    free: Any
+
+    def __init__(self, distribution=None, *, make=None, free=None):
+        self.distribution, self.make = distribution, make
+        self.free = jax.tree.map(jnp.asarray, free)
+
+    def __check_init__(self):
+        if (self.distribution is None) == (self.make is None):
+            raise ValueError("Custom: give either a distribution, or make and free")
+        for method in ("log_prob", "sample"):
+            if not hasattr(self._get(), method):
+                raise ValueError(f"Custom: {type(self._get()).__name__} has no method {method}")
+
+    def _get(self):
+        return self.distribution if self.make is None else self.make(self.free)
+
+    @property
+    def num_states(self):
+        return self._get().batch_shape[-1]
+
+    @property
+    def event_shape(self):
+        return tuple(self._get().event_shape)
+
+    @property
+    def mean(self):
+        return jnp.asarray(self._get().mean)
+
+    def scores(self, values):
+        values, seen = base.observed(values)
+        rows = jnp.moveaxis(values, -1, 1)  # (time, row, *event)
+        event = len(self.event_shape)
+        if seen.ndim:
+            there = jnp.moveaxis(seen, -1, 1).reshape(*rows.shape[:2], -1).all(-1)
+            # zero may lie outside the support: a missing step borrows its neighbourhood's first real value instead
+            anchor = rows.reshape(-1, *rows.shape[2:])[jnp.argmax(there.reshape(-1))]
+            rows = jnp.where(there.reshape(*there.shape, *[1] * event), rows, anchor[None, None])
+        else:
+            there = jnp.ones(rows.shape[:2], bool)
+        with jax.numpy_rank_promotion("allow"), jax.numpy_dtype_promotion("standard"):
+            found = self._get().log_prob(jnp.expand_dims(rows, 2))
+        return jnp.moveaxis(jnp.where(there[..., None], found, 0), 2, 1)
+
+    def sample(self, key, states):
+        draws = self._get().sample(key, states.shape)  # (*shape, state, *event)
+        index = states.reshape(*states.shape, *[1] * (draws.ndim - states.ndim))
+        return jnp.take_along_axis(draws, index, axis=states.ndim).squeeze(states.ndim)
+
+    def check(self, data):
+        base.check_event(data, self.event_shape, type(self._get()).__name__)
+        base.check_values(data, np.isfinite, "a finite number (NaN would mean missing)")
+
+    def initialise(self, key, num_states, data):
+        return self
+
+    def maximise(self, values, weights, prior, floor):
+        raise ValueError("Custom has no closed-form M-step; fit with Adam or LBFGS, giving make and free")
+
+    def unconstrained(self):
+        if self.make is None:
+            raise ValueError("Custom: to learn a distribution by gradient give make and free instead of an object")
+        return self.free
+
+    def constrained(self, free):
+        return Custom(make=self.make, free=free)
+
+    def free_parameters(self):
+        return sum(np.size(leaf) for leaf in jax.tree.leaves(self.free))
+
+    def __repr__(self):
+        return type(self._get()).__name__

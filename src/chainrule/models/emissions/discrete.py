@@ -1,0 +1,312 @@
+"""Emissions over symbols, flags and counts."""
+
+from typing import NamedTuple
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.scipy.special import gammaln, xlogy
+from jaxtyping import Array, Float
+
+from . import base
+from .base import AbstractEmission
+
+
+class Dirichlet(NamedTuple):
+    """Prior of a categorical's probabilities: pseudo-counts `concentration` ≥ 1, a number or an array (symbol)."""
+
+    concentration: float | Float[Array, " symbol"]
+
+
+class Beta(NamedTuple):
+    """Prior of a Bernoulli's probability, `yes` and `no` ≥ 1."""
+
+    yes: float
+    no: float
+
+
+class Gamma(NamedTuple):
+    """Prior of a Poisson's rate, with density ∝ rate^(shape−1) exp(−rate·inverse_scale), shape ≥ 1."""
+
+    shape: float
+    inverse_scale: float
+
+
+class Categorical(AbstractEmission):
+    """Symbols 0 … V−1: p(x | k) = probs[k, x], scored by looking rows up.
+
+    Args:
+        probs: shape (K, V), rows summing to one; zeros are structural and stay zero in learning. None for a family.
+        num_symbols: V, for a family whose data may not show every symbol.
+
+    Raises:
+        ValueError: a row that does not sum to one, a negative entry, or a wrong shape.
+
+    Example:
+        >>> import jax.numpy as jnp, chainrule as cr
+        >>> die = cr.emissions.Categorical(jnp.array([[.5, .5], [.9, .1]]))
+        >>> die.log_prob(jnp.array([0, 1])).shape
+        (2, 2)
+    """
+
+    probs: Float[Array, "state symbol"] | None = eqx.field(default=None, converter=base.as_parameter)
+    num_symbols: int | None = eqx.field(default=None, static=True)
+
+    def __check_init__(self):
+        if self.probs is None:
+            return
+        if self.probs.ndim != 2:
+            raise ValueError(f"Categorical: probs must have shape (state, symbol), got {self.probs.shape}")
+        if self.num_symbols not in (None, self.probs.shape[1]):
+            raise ValueError(f"Categorical: probs have {self.probs.shape[1]} symbols, num_symbols is {self.num_symbols}")
+        base.require("Categorical: probs", self.probs, lambda p: p >= 0, "a probability")
+        if base.is_concrete(self.probs):
+            sums = np.asarray(self.probs, np.float64).sum(1)
+            for state in np.flatnonzero(abs(sums - 1) > 1e-5):
+                raise ValueError(f"Categorical: probs of state {state} sum to {sums[state]:.6g}, not 1")
+
+    @property
+    def num_states(self):
+        return None if self.probs is None else self.probs.shape[0]
+
+    @property
+    def event_shape(self):
+        return ()
+
+    @property
+    def mean(self):
+        base.parameters(self)
+        return self.probs @ jnp.arange(self.probs.shape[1], dtype=self.probs.dtype)
+
+    def scores(self, values):
+        values, seen = base.observed(values)
+        table = jnp.log(self.probs).T
+        found = jnp.take(table, values.astype(jnp.int32), axis=0, mode="clip")  # (time, row, state)
+        return jnp.moveaxis(jnp.where(seen[..., None], found, 0), 2, 1)
+
+    def sample(self, key, states):
+        return jax.random.categorical(key, jnp.log(self.probs)[states]).astype(jnp.int32)
+
+    def check(self, data):
+        base.check_event(data, (), "Categorical")
+        size = self._size()
+        limit = np.inf if size is None else size
+        if np.asarray(data.values).dtype.kind == "f":
+            base.check_values(data, lambda x: x == np.floor(x), "a symbol: symbols are integers from 0")
+        known = "a symbol: symbols are integers from 0" if size is None else f"a known symbol: they run from 0 to {size - 1}"
+        base.check_values(data, lambda x: (x >= 0) & (x < limit), known)
+
+    def _size(self):
+        return self.num_symbols if self.probs is None else self.probs.shape[1]
+
+    def initialise(self, key, num_states, data):
+        symbols = base.observations(data)
+        symbols = symbols[~np.isnan(symbols)].astype(int)
+        size = self._size() or int(symbols.max(initial=0)) + 1
+        shared = np.bincount(symbols, minlength=size) + 1.0
+        rng = base.generator(key)
+        rows = rng.dirichlet(np.ones(size), num_states) * shared
+        return Categorical(rows / rows.sum(1, keepdims=True))
+
+    def maximise(self, values, weights, prior, floor):
+        values, seen = base.observed(values)
+        weights = jnp.where(seen[:, None] if seen.ndim else seen, weights, 0)
+        columns = jnp.moveaxis(weights, 1, 2).reshape(-1, weights.shape[1])
+        counts = jax.ops.segment_sum(columns, values.astype(jnp.int32).reshape(-1), self.probs.shape[1]).T
+        if prior is not None:
+            counts = counts + jnp.where(self.probs > 0, jnp.asarray(prior.concentration, counts.dtype) - 1, 0)
+        total = counts.sum(1)
+        probs = base.guarded(base.safe_ratio(counts, total[:, None]), self.probs, total)
+        return Categorical(probs), total <= 0
+
+    def log_prior(self, prior):
+        if prior is None:
+            return 0.0
+        pseudo = jnp.broadcast_to(jnp.asarray(prior.concentration, self.probs.dtype) - 1, self.probs.shape)
+        return jnp.where(self.probs > 0, xlogy(pseudo, jnp.where(self.probs > 0, self.probs, 1)), 0).sum()
+
+    def unconstrained(self):
+        return jnp.log(jnp.where(self.probs > 0, self.probs, 1))
+
+    def constrained(self, free):
+        allowed = self.probs > 0
+        return Categorical(masked_softmax(free, allowed))
+
+    def free_parameters(self):
+        return int((np.asarray(self.probs) > 0).sum() - self.probs.shape[0])
+
+
+def masked_softmax(logits, allowed):
+    """Softmax over the last axis among the allowed entries; zero, with zero gradient, elsewhere."""
+    return jnp.where(allowed, jax.nn.softmax(jnp.where(allowed, logits, -jnp.inf), axis=-1), 0)
+
+
+class Bernoulli(AbstractEmission):
+    """Flags, one or several independent ones per step: p(x = 1 | k) = probs[k].
+
+    Args:
+        probs: shape (K,), or (K, D) for D flags. None for a family.
+
+    Raises:
+        ValueError: an entry outside [0, 1] or a wrong shape.
+    """
+
+    probs: Float[Array, "state *feature"] | None = eqx.field(default=None, converter=base.as_parameter)
+
+    def __check_init__(self):
+        _check_rank("Bernoulli", "probs", self.probs)
+        base.require("Bernoulli: probs", self.probs, lambda p: (p >= 0) & (p <= 1), "a probability")
+
+    @property
+    def num_states(self):
+        return None if self.probs is None else self.probs.shape[0]
+
+    @property
+    def event_shape(self):
+        return None if self.probs is None else self.probs.shape[1:]
+
+    @property
+    def mean(self):
+        base.parameters(self)
+        return self.probs
+
+    def scores(self, values):
+        values, seen = base.observed(values)
+        x = values.astype(self.probs.dtype)[:, None]
+        probs = self.probs[None, ..., None]
+        terms = xlogy(x, probs) + xlogy(1 - x, 1 - probs)
+        return _over_features(terms, seen)
+
+    def sample(self, key, states):
+        return jax.random.bernoulli(key, self.probs[states]).astype(jnp.int32)
+
+    def check(self, data):
+        base.check_event(data, self.event_shape, "Bernoulli")
+        base.check_values(data, lambda x: (x == 0) | (x == 1), "0 or 1")
+
+    def initialise(self, key, num_states, data):
+        rows = base.observations(data)
+        average = np.nanmean(rows, axis=0)
+        noise = base.generator(key).beta(2, 2, (num_states, *rows.shape[1:]))
+        return Bernoulli(0.5 * average + 0.5 * noise)
+
+    def maximise(self, values, weights, prior, floor):
+        ones, total = _weighted_sums(values, weights, self.probs)
+        if prior is not None:
+            ones, total = ones + (prior.yes - 1), total + (prior.yes + prior.no - 2)
+        return Bernoulli(jnp.where(total > 0, base.safe_ratio(ones, total), self.probs)), _empty(total)
+
+    def log_prior(self, prior):
+        if prior is None:
+            return 0.0
+        return (xlogy(prior.yes - 1, self.probs) + xlogy(prior.no - 1, 1 - self.probs)).sum()
+
+    def unconstrained(self):
+        inside = (self.probs > 0) & (self.probs < 1)
+        return jnp.where(inside, jax.scipy.special.logit(jnp.where(inside, self.probs, 0.5)), 0)
+
+    def constrained(self, free):
+        inside = (self.probs > 0) & (self.probs < 1)
+        return Bernoulli(jnp.where(inside, jax.nn.sigmoid(free), self.probs))
+
+    def free_parameters(self):
+        return self.probs.size
+
+
+class Poisson(AbstractEmission):
+    """Counts, one or several independent ones per step: p(x | k) = exp(−rate) rate^x / x!.
+
+    Args:
+        rate: expected count, positive, shape (K,), or (K, D) for D counts. None for a family.
+
+    Raises:
+        ValueError: a rate that is not positive and finite, or a wrong shape.
+    """
+
+    rate: Float[Array, "state *feature"] | None = eqx.field(default=None, converter=base.as_parameter)
+
+    def __check_init__(self):
+        _check_rank("Poisson", "rate", self.rate)
+        base.require("Poisson: rate", self.rate, lambda r: (r > 0) & np.isfinite(r), "a positive finite rate")
+
+    @property
+    def num_states(self):
+        return None if self.rate is None else self.rate.shape[0]
+
+    @property
+    def event_shape(self):
+        return None if self.rate is None else self.rate.shape[1:]
+
+    @property
+    def mean(self):
+        base.parameters(self)
+        return self.rate
+
+    def scores(self, values):
+        values, seen = base.observed(values)
+        x = values.astype(self.rate.dtype)[:, None]
+        rate = self.rate[None, ..., None]
+        return _over_features(x * jnp.log(rate) - rate - gammaln(x + 1), seen)
+
+    def sample(self, key, states):
+        return jax.random.poisson(key, self.rate[states])
+
+    def check(self, data):
+        base.check_event(data, self.event_shape, "Poisson")
+        base.check_values(data, lambda x: (x >= 0) & (x == np.floor(x)), "a count: 0, 1, 2, …")
+
+    def initialise(self, key, num_states, data):
+        rows = base.observations(data)
+        centres = base.spread_centres(key, rows.reshape(len(rows), -1), num_states)
+        average = np.nanmean(rows.reshape(len(rows), -1), axis=0) + 1e-3
+        return Poisson((0.8 * centres + 0.2 * average).reshape(num_states, *rows.shape[1:]))
+
+    def maximise(self, values, weights, prior, floor):
+        counts, total = _weighted_sums(values, weights, self.rate)
+        if prior is not None:
+            counts, total = counts + (prior.shape - 1), total + prior.inverse_scale
+        rate = base.safe_ratio(counts, total)
+        return Poisson(jnp.where(rate > 0, rate, self.rate)), _empty(counts)
+
+    def log_prior(self, prior):
+        if prior is None:
+            return 0.0
+        return (xlogy(prior.shape - 1, self.rate) - prior.inverse_scale * self.rate).sum()
+
+    def unconstrained(self):
+        return jnp.log(self.rate)
+
+    def constrained(self, free):
+        return Poisson(jnp.exp(free))
+
+    def free_parameters(self):
+        return self.rate.size
+
+
+def _check_rank(family, name, array):
+    if array is not None and array.ndim not in (1, 2):
+        raise ValueError(f"{family}: {name} must have shape (state,) or (state, feature), got {array.shape}")
+
+
+def _over_features(terms, seen):
+    """Sum (time, state, [feature,] row) over features, leaving the missing ones out."""
+    terms = jnp.where(seen[:, None] if seen.ndim else seen, terms, 0)
+    return terms if terms.ndim == 3 else terms.sum(2)
+
+
+def _weighted_sums(values, weights, like):
+    """Σ weights · x and Σ weights over what was observed, each of shape (state, *feature)."""
+    values, seen = base.observed(values)
+    x = values.astype(like.dtype)
+    if x.ndim == 3:
+        found = jnp.broadcast_to(seen, x.shape).astype(like.dtype)
+        return jnp.einsum("tkr,tdr->kd", weights, x), jnp.einsum("tkr,tdr->kd", weights, found)
+    weights = jnp.where(seen[:, None] if seen.ndim else seen, weights, 0)
+    return (weights * x[:, None]).sum((0, 2)), weights.sum((0, 2))
+
+
+def _empty(total):
+    return (total <= 0).reshape(total.shape[0], -1).any(1)
+
+

@@ -1,0 +1,376 @@
+"""Normal emissions: independent features, one variance for all features, full covariances, or one shared by all states."""
+
+import math
+from typing import NamedTuple
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+from jax.scipy.linalg import solve_triangular
+from jaxtyping import Array, Float
+
+from ...inference.scaled import HIGHEST
+from . import base
+from .base import AbstractEmission
+
+LOG_2PI = math.log(2 * math.pi)
+
+
+class NormalInverseGamma(NamedTuple):
+    """Conjugate prior of a mean and a variance, feature by feature.
+
+    variance ~ InverseGamma(shape, scale), mean | variance ~ Normal(mean, variance / strength).
+    """
+
+    mean: float | Float[Array, " feature"]
+    strength: float
+    shape: float
+    scale: float
+
+
+class Normal(AbstractEmission):
+    """Independent normal features: x_d ~ Normal(mean[k, d], variance[k, d]).
+
+    Args:
+        mean: shape (K,) for numbers, (K, D) for vectors. None for a family.
+        variance: shape of `mean`; or (K,) beside a (K, D) mean, for one variance per state (spherical).
+        spherical: for a family, whether one variance per state is to be learned.
+
+    Raises:
+        ValueError: a variance that is not positive and finite, or shapes that do not fit.
+
+    Example:
+        >>> import jax.numpy as jnp, chainrule as cr
+        >>> emission = cr.emissions.Normal(jnp.array([0., 5.]), jnp.array([1., 1.]))
+        >>> emission.log_prob(jnp.array([0., 5.])).round(2).tolist()
+        [[-0.9200000166893005, -13.420000076293945], [-13.420000076293945, -0.9200000166893005]]
+    """
+
+    loc: Float[Array, "state *feature"] | None = eqx.field(converter=base.as_parameter)
+    variance: Float[Array, "state *feature"] | None = eqx.field(converter=base.as_parameter)
+    spherical: bool = eqx.field(static=True)
+
+    def __init__(self, mean=None, variance=None, *, spherical=False):
+        self.loc, self.variance = mean, variance
+        both = mean is not None and variance is not None
+        self.spherical = bool(spherical) or (both and np.ndim(variance) == 1 and np.ndim(mean) == 2)
+
+    def __check_init__(self):
+        if (self.loc is None) != (self.variance is None):
+            raise ValueError("Normal: give both mean and variance, or neither for a family")
+        if self.loc is None:
+            return
+        if self.loc.ndim not in (1, 2):
+            raise ValueError(f"Normal: mean must have shape (state,) or (state, feature), got {self.loc.shape}")
+        wanted = self.loc.shape[:1] if self.spherical else self.loc.shape
+        if self.variance.shape != wanted:
+            raise ValueError(f"Normal: variance has shape {self.variance.shape}, mean {self.loc.shape} asks for {wanted}")
+        base.require("Normal: mean", self.loc, np.isfinite, "a finite number")
+        base.require("Normal: variance", self.variance, lambda v: (v > 0) & np.isfinite(v), "a positive finite number")
+
+    @property
+    def num_states(self):
+        return None if self.loc is None else self.loc.shape[0]
+
+    @property
+    def event_shape(self):
+        return None if self.loc is None else self.loc.shape[1:]
+
+    @property
+    def mean(self):
+        base.parameters(self)
+        return self.loc
+
+    def _variances(self):
+        """Variance of each feature, shape of the mean."""
+        if self.spherical and self.loc.ndim == 2:
+            return jnp.broadcast_to(self.variance[:, None], self.loc.shape)
+        return self.variance
+
+    def scores(self, values):
+        values, seen = base.observed(values.astype(self.loc.dtype))
+        variance = self._variances()
+        scale, constant = lax.rsqrt(variance), -0.5 * (jnp.log(variance) + LOG_2PI)
+        if self.loc.ndim == 1:
+            return _normal_terms(values, seen, self.loc, scale, constant)
+        total = _normal_terms(values[:, 0], seen[:, 0], self.loc[:, 0], scale[:, 0], constant[:, 0])
+        for d in range(1, self.loc.shape[1]):  # features unrolled: rows stay the innermost, contiguous axis
+            total += _normal_terms(values[:, d], seen[:, d], self.loc[:, d], scale[:, d], constant[:, d])
+        return total
+
+    def sample(self, key, states):
+        noise = jax.random.normal(key, (*states.shape, *self.loc.shape[1:]), self.loc.dtype)
+        return self.loc[states] + noise * jnp.sqrt(self._variances())[states]
+
+    def check(self, data):
+        base.check_event(data, self.event_shape, "Normal")
+        if len(data.event_shape) > 1:
+            raise ValueError(f"Normal: observations must be numbers or vectors, got event shape {data.event_shape}")
+        base.check_values(data, np.isfinite, "a finite number (NaN would mean missing)")
+
+    def initialise(self, key, num_states, data):
+        rows = base.observations(data)
+        flat = rows.reshape(len(rows), -1)
+        centres = base.spread_centres(key, flat, num_states)
+        spread = np.maximum(np.nanvar(flat, axis=0), 1e-6)
+        mean = (0.8 * centres + 0.2 * np.nanmean(flat, axis=0)).reshape(num_states, *rows.shape[1:])
+        if self.spherical and rows.ndim == 2:
+            return Normal(mean, np.full(num_states, spread.mean()), spherical=True)
+        return Normal(mean, np.broadcast_to(spread, (num_states, flat.shape[1])).reshape(mean.shape))
+
+    def maximise(self, values, weights, prior, floor):
+        values, seen = base.observed(values.astype(self.loc.dtype))
+        loc = self.loc if self.loc.ndim == 2 else self.loc[:, None]
+        columns = values if values.ndim == 3 else values[:, None]
+        present = seen if seen.ndim == 3 else seen[:, None]
+        sums = [_moments(columns[:, d], present[:, d], loc[:, d], weights) for d in range(loc.shape[1])]
+        total, first, second = (jnp.stack(s, axis=1) for s in zip(*sums, strict=True))  # (state, feature)
+        pull, divisor, extra = 0, total, 0
+        if prior is not None:
+            centre = jnp.broadcast_to(jnp.asarray(prior.mean, loc.dtype), loc.shape) - loc
+            pull, extra = prior.strength * centre, 2 * prior.scale
+            divisor = total + 2 * prior.shape + 3  # the mode of the joint density of mean and variance
+            first, total = first + pull, total + prior.strength
+            extra = extra + prior.strength * centre**2
+        shift = base.safe_ratio(first, total)
+        squares = second + extra - total * shift**2  # about the new mean, from sums about the old one
+        if self.spherical:
+            squares, divisor = squares.sum(1), divisor.sum(1)
+        variance = base.safe_ratio(squares, divisor)
+        empty = (total <= 0).any(1)
+        low = variance < floor
+        variance = jnp.where(low, jnp.asarray(floor, variance.dtype), variance)
+        old = self.variance.reshape(variance.shape)
+        alive = ~empty
+        mean = jnp.where(alive[:, None], loc + shift, loc).reshape(self.loc.shape)
+        variance = jnp.where(alive.reshape(-1, *[1] * (variance.ndim - 1)), variance, old).reshape(self.variance.shape)
+        return _replace(self, mean, variance), empty | low.reshape(len(empty), -1).any(1)
+
+    def log_prior(self, prior):
+        if prior is None:
+            return 0.0
+        variance = self._variances()
+        centre = jnp.broadcast_to(jnp.asarray(prior.mean, self.loc.dtype), self.loc.shape)
+        inverse = (prior.scale + 0.5 * prior.strength * (self.loc - centre) ** 2) / variance
+        return (-(prior.shape + 1.5) * jnp.log(variance) - inverse).sum()
+
+    def unconstrained(self):
+        return self.loc, jnp.log(self.variance)
+
+    def constrained(self, free):
+        return _replace(self, free[0], jnp.exp(free[1]))
+
+    def free_parameters(self):
+        return self.loc.size + self.variance.size
+
+
+def _replace(emission, mean, variance):
+    return Normal(mean, variance, spherical=emission.spherical)
+
+
+def _normal_terms(values, seen, loc, scale, constant):
+    """(time, row) under (state,) parameters: (time, state, row)."""
+    z = (values[:, None] - loc[None, :, None]) * scale[None, :, None]
+    return jnp.where(seen[:, None], constant[None, :, None] - 0.5 * z * z, 0)
+
+
+def _moments(values, seen, loc, weights):
+    """Weight, and first and second moment about `loc`, of one feature under each state."""
+    w = jnp.where(seen[:, None], weights, 0)
+    off = values[:, None] - loc[None, :, None]
+    first = w * off
+    return w.sum((0, 2)), first.sum((0, 2)), (first * off).sum((0, 2))
+
+
+class MultivariateNormal(AbstractEmission):
+    """Correlated normal features: x ~ Normal(mean[k], covariance[k]).
+
+    A vector with some features missing counts with its marginal density, and EM fills it in by its conditional
+    expectation (Little and Rubin 2002, section 11.2).
+
+    Args:
+        mean: shape (K, D). None for a family.
+        covariance: shape (K, D, D), or (D, D) for one covariance shared by all states (tied).
+        tied: for a family, whether the covariance is to be shared.
+
+    Raises:
+        ValueError: a covariance that is not symmetric positive definite (with its state), or shapes that do not fit.
+    """
+
+    loc: Float[Array, "state feature"] | None = eqx.field(converter=base.as_parameter)
+    covariance: Float[Array, "*state feature feature"] | None = eqx.field(converter=base.as_parameter)
+    tied: bool = eqx.field(static=True)
+
+    def __init__(self, mean=None, covariance=None, *, tied=False):
+        self.loc, self.covariance = mean, covariance
+        self.tied = bool(tied) or (covariance is not None and np.ndim(covariance) == 2)
+
+    def __check_init__(self):
+        if (self.loc is None) != (self.covariance is None):
+            raise ValueError("MultivariateNormal: give both mean and covariance, or neither for a family")
+        if self.loc is None:
+            return
+        if self.loc.ndim != 2:
+            raise ValueError(f"MultivariateNormal: mean must have shape (state, feature), got {self.loc.shape}")
+        states, features = self.loc.shape
+        wanted = (features, features) if self.tied else (states, features, features)
+        if self.covariance.shape != wanted:
+            raise ValueError(f"MultivariateNormal: covariance has shape {self.covariance.shape}, wanted {wanted}")
+        base.require("MultivariateNormal: mean", self.loc, np.isfinite, "a finite number")
+        base.require("MultivariateNormal: covariance", self.covariance, np.isfinite, "a finite number")
+        if base.is_concrete(self.covariance):
+            for state, matrix in enumerate(np.asarray(self.covariance, np.float64).reshape(-1, features, features)):
+                which = "the covariance" if self.tied else f"the covariance of state {state}"
+                if not np.allclose(matrix, matrix.T, rtol=1e-4, atol=1e-6 * abs(matrix).max()):
+                    raise ValueError(f"MultivariateNormal: {which} is not symmetric")
+                least = np.linalg.eigvalsh(matrix)[0]
+                if least <= 0:
+                    raise ValueError(
+                        f"MultivariateNormal: {which} is not positive definite (smallest eigenvalue {least:.3g}); "
+                        "use fewer features, or add a little to its diagonal"
+                    )
+
+    @property
+    def num_states(self):
+        return None if self.loc is None else self.loc.shape[0]
+
+    @property
+    def event_shape(self):
+        return None if self.loc is None else self.loc.shape[1:]
+
+    @property
+    def mean(self):
+        base.parameters(self)
+        return self.loc
+
+    def _covariances(self):
+        states, features = self.loc.shape
+        return jnp.broadcast_to(self.covariance, (states, features, features))
+
+    def scores(self, values):
+        values, seen = base.observed(values.astype(self.loc.dtype))
+        rows, present = jnp.moveaxis(values, 1, 2), jnp.moveaxis(seen, 1, 2)  # (time, row, feature)
+        partly = present.any(-1) & ~present.all(-1)
+        complete = jnp.where(present.all(-1)[:, None], self._complete(values), 0)
+        return lax.cond(
+            partly.any(),
+            lambda: jnp.where(partly[:, None], jnp.moveaxis(self._partial(rows, present)[0], 2, 1), complete),
+            lambda: complete,
+        )
+
+    def _complete(self, values):
+        lower = jnp.linalg.cholesky(self._covariances())
+        identity = jnp.broadcast_to(jnp.eye(lower.shape[-1], dtype=lower.dtype), lower.shape)
+        whiten = solve_triangular(lower, identity, lower=True)
+        off = values[:, None] - self.loc[None, :, :, None]
+        z = jnp.einsum("kij,tkjr->tkir", whiten, off, precision=HIGHEST)
+        size = lower.shape[-1]
+        constant = -jnp.log(jnp.diagonal(lower, axis1=1, axis2=2)).sum(1) - 0.5 * size * LOG_2PI
+        return constant[None, :, None] - 0.5 * (z * z).sum(2)
+
+    def _partial(self, rows, present):
+        """Marginal log-densities (time, row, state), and for each the completed vector and the covariance it lacks."""
+        loc, covariances = self.loc, self._covariances()
+
+        def one(x, there, mean, covariance):
+            both = there[:, None] & there[None, :]
+            eye = jnp.eye(len(x), dtype=x.dtype)
+            known = jnp.where(both, covariance, eye)  # missing features decouple, with unit variance
+            lower = jnp.linalg.cholesky(known)
+            off = jnp.where(there, x - mean, 0)
+            z = solve_triangular(lower, off, lower=True)
+            constant = -jnp.log(jnp.diagonal(lower)).sum() - 0.5 * LOG_2PI * there.sum(dtype=x.dtype)
+            gain = jax.scipy.linalg.cho_solve((lower, True), jnp.where(there[:, None], covariance, 0))
+            filled = jnp.where(there, x, mean + off @ gain)
+            unknown = ~there[:, None] & ~there[None, :]
+            lacking = jnp.where(unknown, covariance - jnp.where(there[None, :], covariance, 0) @ gain, 0)
+            return constant - 0.5 * (z * z).sum(), filled, lacking
+
+        over_states = jax.vmap(one, in_axes=(None, None, 0, 0))
+        return jax.vmap(jax.vmap(over_states, in_axes=(0, 0, None, None)), in_axes=(0, 0, None, None))(
+            rows, present, loc, covariances
+        )
+
+    def sample(self, key, states):
+        lower = jnp.linalg.cholesky(self._covariances())
+        noise = jax.random.normal(key, (*states.shape, self.loc.shape[1]), self.loc.dtype)
+        return self.loc[states] + jnp.einsum("...ij,...j->...i", lower[states], noise, precision=HIGHEST)
+
+    def check(self, data):
+        if len(data.event_shape) != 1:
+            raise ValueError(f"MultivariateNormal: observations must be vectors, got event shape {data.event_shape}")
+        base.check_event(data, self.event_shape, "MultivariateNormal")
+        base.check_values(data, np.isfinite, "a finite number (NaN would mean missing)")
+
+    def initialise(self, key, num_states, data):
+        rows = base.observations(data)
+        centres = base.spread_centres(key, rows, num_states)
+        filled = np.where(np.isnan(rows), np.nanmean(rows, axis=0), rows)
+        covariance = np.atleast_2d(np.cov(filled.T)) if len(rows) > 1 else np.eye(rows.shape[1])
+        covariance = covariance + 1e-6 * max(np.trace(covariance) / len(covariance), 1e-6) * np.eye(len(covariance))
+        if not self.tied:
+            covariance = np.broadcast_to(covariance, (num_states, *covariance.shape))
+        return MultivariateNormal(0.8 * centres + 0.2 * filled.mean(0), covariance)
+
+    def maximise(self, values, weights, prior, floor):
+        if prior is not None:
+            raise ValueError("MultivariateNormal has no conjugate prior yet; leave emission_prior out")
+        values, seen = base.observed(values.astype(self.loc.dtype))
+        weights = jnp.where(seen.any(1)[:, None], weights, 0)  # a vector with nothing in it says nothing
+        rows, present = jnp.moveaxis(values, 1, 2), jnp.moveaxis(seen, 1, 2)
+        partly = present.any(-1) & ~present.all(-1)
+        full = jnp.where(partly[:, None], 0, weights)
+
+        def sums(off, w):  # (time, state, feature, row), (time, state, row)
+            first = jnp.einsum("tkr,tkir->ki", w, off, precision=HIGHEST)
+            return first, jnp.einsum("tkir,tkjr->kij", w[:, :, None] * off, off, precision=HIGHEST)
+
+        def with_partial():
+            _, filled, lacking = self._partial(rows, present)
+            w = jnp.where(partly[:, None], weights, 0)
+            off = jnp.moveaxis(filled, 1, 3) - self.loc[None, :, :, None]
+            first, second = sums(off, w)
+            return first, second + jnp.einsum("tkr,trkij->kij", w, lacking, precision=HIGHEST)
+
+        first, second = sums(values[:, None] - self.loc[None, :, :, None], full)
+        nothing = lambda: (jnp.zeros_like(first), jnp.zeros_like(second))  # noqa: E731
+        more = lax.cond(partly.any(), with_partial, nothing)
+        first, second, total = first + more[0], second + more[1], weights.sum((0, 2))
+
+        shift = base.safe_ratio(first, total[:, None])
+        scatter = second - total[:, None, None] * shift[:, :, None] * shift[:, None, :]
+        empty = total <= 0
+        if self.tied:
+            covariance = scatter.sum(0) / jnp.maximum(total.sum(), jnp.finfo(total.dtype).tiny)
+        else:
+            covariance = base.safe_ratio(scatter, total[:, None, None])
+        covariance, low = _raise_spectrum(0.5 * (covariance + covariance.swapaxes(-1, -2)), floor)
+        if not self.tied:
+            covariance = base.guarded(covariance, self.covariance, total)
+        return MultivariateNormal(base.guarded(self.loc + shift, self.loc, total), covariance), empty | low
+
+    def unconstrained(self):
+        lower = jnp.linalg.cholesky(self.covariance)
+        diagonal = jnp.diagonal(lower, axis1=-2, axis2=-1)
+        return self.loc, jnp.tril(lower, -1), jnp.log(diagonal)
+
+    def constrained(self, free):
+        loc, below, log_diagonal = free
+        eye = jnp.eye(loc.shape[1], dtype=loc.dtype)
+        lower = jnp.tril(below, -1) + jnp.exp(log_diagonal)[..., None] * jnp.broadcast_to(eye, below.shape)
+        return MultivariateNormal(loc, jnp.einsum("...ij,...kj->...ik", lower, lower, precision=HIGHEST))
+
+    def free_parameters(self):
+        features = self.loc.shape[1]
+        return self.loc.size + (1 if self.tied else self.loc.shape[0]) * features * (features + 1) // 2
+
+
+def _raise_spectrum(covariance, floor):
+    """Lift eigenvalues below `floor` to it, and say in which matrices that happened."""
+    values, vectors = jnp.linalg.eigh(covariance)
+    low = (values < floor).any(-1)
+    lifted = jnp.maximum(values, jnp.asarray(floor, values.dtype))
+    rebuilt = jnp.einsum("...ij,...j,...kj->...ik", vectors, lifted, vectors, precision=HIGHEST)
+    return jnp.where(low[..., None, None], rebuilt, covariance), low

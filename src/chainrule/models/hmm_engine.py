@@ -1,0 +1,288 @@
+"""Hidden Markov models on the chain engine: one compiled call per question.
+
+Every function takes a model and `Sequences`; the model's parameters and the data are traced, shapes are static, and the
+jitted functions live here so that asking twice compiles once. Log-likelihoods are (time, state, row); with a single row
+that axis is dropped, because one long chain runs faster as vectors than as a batch of one.
+"""
+
+from functools import partial
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float
+
+from ..forms.chain import Chain
+from ..forms.sequences import Sequences
+from ..inference import chain as chain_engine
+from ..inference import decoding, rows
+from ..inference.scaled import HIGHEST
+from ..learning.em import frozen_leaves, pack_fit
+from .emissions.base import guarded, safe_ratio
+from .emissions.discrete import masked_softmax
+from .markov_chain import sample_states
+
+
+class Expectations(NamedTuple):
+    """What the E-step hands to the M-step: state weights at each step, and expected starts and steps."""
+
+    states: Float[Array, "time state row"]
+    starts: Float[Array, " state"]
+    steps: Float[Array, "state state"]
+
+
+def _scores(model, data: Sequences, known=None):
+    """Log-likelihoods, start and mask, the row axis dropped where there is one row; padding scores zero."""
+    found = model.emission.scores(jnp.asarray(data.values))
+    if known is not None:
+        allowed = (known[:, None] < 0) | (known[:, None] == jnp.arange(found.shape[1])[None, :, None])
+        found = jnp.where(allowed, found, -jnp.inf)
+    found = jnp.where(jnp.asarray(data.mask)[:, None], found, 0)
+    if found.shape[-1] == 1:
+        return found[..., 0], jnp.asarray(data.start)[:, 0], jnp.asarray(data.mask)[:, 0]
+    return found, jnp.asarray(data.start), jnp.asarray(data.mask)
+
+
+def _rows(array, like: Sequences):
+    """Put the row axis back."""
+    return array[..., None] if like.values.shape[-1] == 1 else array
+
+
+def _counted(mask, array):
+    return jnp.where(mask if mask.ndim == array.ndim else jnp.expand_dims(mask, 1), array, 0)
+
+
+@jax.jit
+def log_prob(model, data: Sequences, known):
+    """log p(x) of each sequence."""
+    scores, start, mask = _scores(model, data, known)
+    if len(data.lengths) == 1:
+        weight = mask.astype(scores.dtype)
+        return rows.total(False, model.initial, model.transition, scores, start, weight)[None]
+    terms = rows.terms(False, model.initial, model.transition, scores, start)
+    return data.totals(_rows(terms, data))
+
+
+@jax.jit
+def posterior(model, data: Sequences, known):
+    """log p(x) of each sequence, marginals, and expected steps over all of them."""
+    scores, start, mask = _scores(model, data, known)
+    s = rows.smooth(model.initial, model.transition, scores, start, mask.astype(scores.dtype))
+    return _totals(data, s.terms, mask), _rows(s.marginals, data), s.transition_count
+
+
+def _totals(data, terms, mask):
+    if len(data.lengths) == 1:
+        return rows.add_up(mask.astype(terms.dtype), terms)[None]
+    return data.totals(_rows(terms, data))
+
+
+@jax.jit
+def filtered(model, data: Sequences, known):
+    """log p(x), filtered and predicted states, log-constants, and the state after the last step of each sequence."""
+    scores, start, mask = _scores(model, data, known)
+    log_filtered, terms = rows.log_filter(model.initial, model.transition, scores, start)
+    found = jnp.exp(log_filtered)
+    moved = jnp.einsum("ti...,ij->tj...", found, model.transition, precision=HIGHEST)
+    first = model.initial.reshape(1, -1, *[1] * (scores.ndim - 2))
+    before = jnp.concatenate([jnp.broadcast_to(first, moved[:1].shape), moved[:-1]])
+    predicted = jnp.where(jnp.expand_dims(start, 1), first, before)
+    last = jnp.asarray(data.offset) + jnp.asarray(data.lengths) - 1
+    forecast = _rows(moved, data)[last, :, jnp.asarray(data.row)]
+    return _totals(data, terms, mask), _rows(found, data), _rows(predicted, data), _rows(terms, data), forecast
+
+
+@jax.jit
+def viterbi(model, data: Sequences, known):
+    """The best path of each sequence and its log p(z, x); −1 where nothing is possible."""
+    scores, start, mask = _scores(model, data, known)
+    log_initial, log_transition = jnp.log(model.initial), jnp.log(model.transition)
+    states = decoding.best_states(log_initial, log_transition, scores, start)
+    picked = jnp.take_along_axis(scores, states[:, None], axis=1)[:, 0]
+    before = jnp.concatenate([states[:1], states[:-1]])
+    terms = picked + jnp.where(start, log_initial[states], log_transition[before, states])
+    total = _totals(data, terms, mask)
+    states = _rows(states, data)
+    if len(data.lengths) == 1:
+        states = jnp.where(total[0] > -jnp.inf, states, -1)
+    else:
+        states = jnp.where((total > -jnp.inf)[data.owner()], states, -1)
+    return states, total
+
+
+@jax.jit
+def chain(model, data: Sequences) -> Chain:
+    """The chain form of one sequence."""
+    return _chain(model, data, None)
+
+
+def _chain(model, data, known):
+    scores, _, _ = _scores(model, data, known)
+    return Chain(jnp.log(model.initial), jnp.log(model.transition), scores, jnp.asarray(data.lengths)[0])
+
+
+@partial(jax.jit, static_argnums=3)
+def k_best(model, data: Sequences, known, k: int):
+    """The k best paths of one sequence, (time, k, row), and their scores."""
+    found = decoding.k_best(_chain(model, data, known), k)
+    return found.states.T[..., None], found.score
+
+
+@jax.jit
+def entropy(model, data: Sequences, known):
+    """Entropy of the path of one sequence."""
+    return chain_engine.entropy(_chain(model, data, known))
+
+
+@partial(jax.jit, static_argnums=4)
+def sample_posterior(model, key, data: Sequences, known, num_samples: int):
+    """Paths (time, sample, row) from p(z | x), and log p(x)."""
+    scores, start, mask = _scores(model, data, known)
+    log_filtered, terms = rows.log_filter(model.initial, model.transition, scores, start)
+    log_transition = jnp.log(model.transition)
+    if scores.ndim == 2:
+        paths = chain_engine.walk_back(key, log_filtered, log_transition, start, num_samples)[..., None]
+    else:
+        keys = jax.random.split(key, scores.shape[-1])
+        walk = jax.vmap(chain_engine.walk_back, in_axes=(0, 2, None, 1, None), out_axes=2)
+        paths = walk(keys, log_filtered, log_transition, start, num_samples)
+    total = _totals(data, terms, mask)
+    possible = (total > -jnp.inf)[data.owner()] if len(data.lengths) > 1 else (total > -jnp.inf)[None]
+    return jnp.where(possible[:, None] if possible.ndim == 2 else possible, paths, -1), total
+
+
+@partial(jax.jit, static_argnums=(2, 3))
+def sample(model, key, length: int, num_samples: int):
+    """States (sample, time) and observations (sample, time, *event) from the prior."""
+    hidden, seen = jax.random.split(key)
+    uniform = jax.random.uniform(hidden, (length, num_samples), model.initial.dtype)
+    states = sample_states(model.initial, model.transition, uniform)
+    return states, model.emission.sample(seen, states)
+
+
+# Learning
+
+
+def expect(model, data: Sequences):
+    """The E-step."""
+    scores, start, mask = _scores(model, data)
+    s = rows.smooth(model.initial, model.transition, scores, start, mask.astype(scores.dtype))
+    log_likelihood = rows.add_up(mask.astype(scores.dtype), s.terms)
+    weights = _rows(_counted(mask, s.marginals), data)
+    return log_likelihood, Expectations(weights, s.initial_count, s.transition_count)
+
+
+def maximise(model, data: Sequences, expectations: Expectations, prior, floor):
+    """The M-step. A state that nothing starts in or leaves keeps its probabilities."""
+    starts = _posterior_counts(expectations.starts, prior.initial, model.initial)
+    steps = expectations.steps + jnp.diag(jnp.broadcast_to(prior.stickiness, model.initial.shape)).astype(
+        expectations.steps.dtype
+    )
+    steps = _posterior_counts(jnp.where(model.transition > 0, steps, 0), prior.transition, model.transition)
+    leaving = steps.sum(1)
+    initial = jnp.where(starts.sum() > 0, safe_ratio(starts, starts.sum()), model.initial)
+    transition = guarded(safe_ratio(steps, leaving[:, None]), model.transition, leaving)
+    emission, degenerate = model.emission.maximise(
+        jnp.asarray(data.values), expectations.states, prior.emission, floor
+    )
+    return type(model)(initial, transition, emission, model.states), degenerate
+
+
+def _posterior_counts(counts, concentration, probs):
+    pseudo = jnp.broadcast_to(jnp.asarray(concentration, probs.dtype) - 1, probs.shape)
+    return counts + jnp.where(probs > 0, pseudo, 0)
+
+
+@jax.jit
+def total(model, data: Sequences):
+    """Log-likelihood of all sequences together, with the marginals as its gradient."""
+    scores, start, mask = _scores(model, data)
+    return rows.total(False, model.initial, model.transition, scores, start, mask.astype(scores.dtype))
+
+
+def log_prior(model, prior):
+    """Log-density of the prior at the parameters, up to a constant."""
+
+    def dirichlet(concentration, probs):
+        pseudo = jnp.broadcast_to(jnp.asarray(concentration, probs.dtype) - 1, probs.shape)
+        return jnp.where(probs > 0, pseudo * jnp.log(jnp.where(probs > 0, probs, 1)), 0).sum()
+
+    size = model.initial.shape[0]
+    sticky = jnp.diag(jnp.broadcast_to(jnp.asarray(prior.stickiness, model.initial.dtype), (size,)))
+    concentration = jnp.broadcast_to(jnp.asarray(prior.transition, model.initial.dtype), (size, size)) + sticky
+    chains = dirichlet(prior.initial, model.initial) + dirichlet(concentration, model.transition)
+    return chains + model.emission.log_prior(prior.emission)
+
+
+def unconstrained(model):
+    """Logits of the possible starts and steps, and the emission's own free parameters."""
+
+    def logits(probs):
+        return jnp.log(jnp.where(probs > 0, probs, 1))
+
+    return logits(model.initial), logits(model.transition), model.emission.unconstrained()
+
+
+def constrained(model, free):
+    """The model that free parameters describe; what is impossible in `model` stays so."""
+    initial, transition, emission = free
+    return type(model)(
+        masked_softmax(initial, model.initial > 0),
+        masked_softmax(transition, model.transition > 0),
+        model.emission.constrained(emission),
+        model.states,
+    )
+
+
+def fit(models, data: Sequences, method, prior, frozen, progress: bool):
+    """Run a learning strategy from each starting point and pack up the best end."""
+    first = jax.tree.map(lambda leaf: leaf[0], models)
+    marks = frozen_leaves(first, frozen)
+    outcome = method.run(models, data, prior, marks, show_progress=progress)
+    free = first.free_parameters() - _frozen_parameters(first, marks)
+    return pack_fit(outcome, num_observations=data.num_steps, num_parameters=free)
+
+
+def _frozen_parameters(model, marks) -> int:
+    if marks is None:
+        return 0
+    held = 0
+    for mark, leaf in zip(marks, jax.tree.leaves(model), strict=True):
+        if mark and (leaf is model.initial or leaf is model.transition):
+            rows_of_leaf = np.atleast_2d(np.asarray(leaf))
+            held += int((rows_of_leaf > 0).sum()) - len(rows_of_leaf)
+        elif mark:
+            held += leaf.size
+    return held
+
+
+# Order of states
+
+
+def permute_emission(emission, order: np.ndarray):
+    """The emission with its states reordered. Leaves that have no state axis, such as a tied covariance, stay."""
+    size = emission.num_states
+
+    def reorder(leaf):
+        if leaf.ndim == 0 or leaf.shape[0] % size:
+            return leaf
+        blocks = leaf.reshape(size, -1, *leaf.shape[1:])  # a mixture holds each state's components in a row
+        return blocks[order].reshape(leaf.shape)
+
+    return jax.tree.map(reorder, emission)
+
+
+def matching(model, reference, data) -> np.ndarray:
+    """For each state of the reference, the state of the model that matches it best."""
+    from scipy.optimize import linear_sum_assignment
+
+    if data is None:
+        mine, theirs = (np.asarray(m.emission.mean, float).reshape(m.num_states, -1) for m in (model, reference))
+        scale = theirs.std(0) + mine.std(0)
+        cost = (((theirs[:, None] - mine[None]) / np.where(scale > 0, scale, 1)) ** 2).sum(-1)
+    else:
+        ours, other = model.posterior(data).marginals, reference.posterior(data).marginals
+        pairs = zip(other, ours, strict=True) if isinstance(ours, list) else [(other, ours)]
+        cost = -sum(np.einsum("...i,...j->ij", a, b) for a, b in pairs)
+    return linear_sum_assignment(cost)[1]
