@@ -2,18 +2,21 @@
 
 import difflib
 from collections.abc import Hashable, Iterable, Mapping
+from typing import TypeVar
+
+_T = TypeVar("_T")
 
 
-def lookup(kind: str, label: Hashable, positions: Mapping[Hashable, int]) -> int:
-    """Return the position of a label.
+def lookup(kind: str, label: Hashable, known: Mapping[Hashable, _T]) -> _T:
+    """Return what belongs to a label.
 
     Raises:
         ValueError: an unknown label; the message names it and the known labels nearest to it.
     """
     try:
-        return positions[label]
+        return known[label]
     except (KeyError, TypeError):  # TypeError: not hashable, so surely not a label
-        raise ValueError(f"unknown {kind} {label!r}; {_hint(label, positions)}") from None
+        raise ValueError(f"unknown {kind} {label!r}; {_hint(label, known)}") from None
 
 
 def first_duplicate(labels: Iterable[Hashable]) -> Hashable | None:
