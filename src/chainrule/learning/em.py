@@ -101,7 +101,7 @@ def _em(models, data, prior, tolerance, max_iterations, floor, token, *, frozen,
         degenerate = jnp.where(going[:, None], new_degenerate, degenerate)
         if report:
             progress.report(token, step + 1, objective.max())
-        return step + 1, model, log_prob, objective, history, iterations + going, done | stop, degenerate
+        return step + 1, model, log_prob, objective, history, iterations + going.astype(jnp.int32), done | stop, degenerate
 
     runs = jax.tree.leaves(models)[0].shape[0]
     dtype = jnp.result_type(*[x for x in jax.tree.leaves(models) if jnp.issubdtype(x.dtype, jnp.floating)])

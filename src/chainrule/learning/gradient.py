@@ -97,7 +97,7 @@ def _descend(models, data, prior, tolerance, max_iterations, rate, token, *, fro
 
     line_search = rate is None
     solver = optax.lbfgs() if line_search else optax.adam(rate)
-    steps = jnp.asarray(data.mask).sum()
+    steps = jnp.asarray(data.mask).sum().astype(float)
 
     def rebuild(model, free):
         return keep(frozen, model, model.constrained(free))
@@ -117,7 +117,8 @@ def _descend(models, data, prior, tolerance, max_iterations, rate, token, *, fro
 
     def body(carry):
         step, free, state, history, iterations, done = carry
-        new_free, new_state, objective = jax.vmap(advance)(models, free, state)
+        with jax.numpy_dtype_promotion("standard"):  # optax counts steps in integers and multiplies them with floats
+            new_free, new_state, objective = jax.vmap(advance)(models, free, state)
         back = 1 if line_search else PATIENCE
         before = history[:, jnp.maximum(step - back, 0)]
         least = jnp.where(tolerance > 0, jnp.maximum(tolerance, 4 * jnp.finfo(objective.dtype).eps), -1)
@@ -132,7 +133,7 @@ def _descend(models, data, prior, tolerance, max_iterations, rate, token, *, fro
         if report:
             progress.report(token, step + 1, objective.max())
         free, state = jax.tree.map(choose, new_free, free), jax.tree.map(choose, new_state, state)
-        return step + 1, free, state, history, iterations + going, done | failed | settled
+        return step + 1, free, state, history, iterations + going.astype(jnp.int32), done | failed | settled
 
     free = jax.vmap(lambda m: m.unconstrained())(models)
     runs = jax.tree.leaves(models)[0].shape[0]

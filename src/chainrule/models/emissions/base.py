@@ -40,7 +40,7 @@ class AbstractEmission(eqx.Module):
         """Log-probability of each observation under each state."""
 
     @abstractmethod
-    def sample(self, key: Key[Array, ""], states: Int[Array, "*shape"]) -> Num[Array, "*shape *event"]:
+    def sample(self, key: Key[Array, ""], states: Int[Array, "*shape"]) -> Num[Array, "..."]:
         """One observation for each entry of `states`."""
 
     @abstractmethod
@@ -83,7 +83,7 @@ class AbstractEmission(eqx.Module):
         """Expected observation of each state."""
         raise ValueError(f"{type(self).__name__} has no mean")
 
-    def log_prob(self, x: Shaped[Array, "*batch *event"]) -> Float[Array, "*batch state"]:
+    def log_prob(self, x: Shaped[Array, "..."]) -> Float[Array, "*batch state"]:
         """log p(x | state) for every state; NaN is missing and counts zero."""
         x = jnp.asarray(x)
         event = self.event_shape or ()
