@@ -49,8 +49,8 @@ def best_states(initial, transition, node, start) -> Int[Array, "time *row"]:
         potential, begin, *step = x
         matrix = step[0] if step else transition
         came = (score[:, None] + matrix.reshape(*matrix.shape, *extra)).max(0)
-        new = jnp.where(begin, first, came) + potential
-        return new - _finite(new.max(0)), score
+        new = jnp.where(begin[None], first, came) + potential
+        return new - _finite(new.max(0))[None], score
 
     def back(state, x):
         score, begin, *step = x  # `begin` and `step` of the step after

@@ -36,9 +36,9 @@ def forward(w: LogWeights):
     def body(filtered, x):
         likelihood, start, *transition = x
         step = _matrix(w, transition)
-        joint = jnp.where(start, initial, logsumexp(filtered[:, None] + step, 0)) + likelihood
+        joint = jnp.where(start[None], initial, logsumexp(filtered[:, None] + step, 0)) + likelihood
         constant = logsumexp(joint, 0)
-        filtered = jnp.where(jnp.isfinite(constant), joint - jnp.where(jnp.isfinite(constant), constant, 0), -jnp.inf)
+        filtered = _shifted(joint, constant)
         return filtered, (filtered, constant)
 
     return lax.scan(body, jnp.full_like(w.likelihood[0], -jnp.inf), _steps(w))[1]
@@ -51,8 +51,7 @@ def backward(w: LogWeights):
         likelihood, start, *transition = x
         back = logsumexp(_matrix(w, transition) + (likelihood + late)[None], 1)
         peak = back.max(0)
-        back = jnp.where(jnp.isfinite(peak), back - jnp.where(jnp.isfinite(peak), peak, 0), -jnp.inf)
-        return jnp.where(start, 0, back), late
+        return jnp.where(start[None], 0, _shifted(back, peak)), late
 
     return lax.scan(body, jnp.zeros_like(w.likelihood[0]), _steps(w), reverse=True)[1]
 
@@ -81,8 +80,8 @@ def accumulate(w: LogWeights, filtered, constant, late, weight):
     def pairs(early, late, step, weight):
         joint = early[:, None] + late[None]
         extra = tuple(range(2, joint.ndim))
-        ratio = _times(jnp.exp(joint), weight).sum(extra)
-        return ratio, _times(jnp.exp(joint + step), weight).sum(extra)
+        weight = weight[None, None]
+        return _times(jnp.exp(joint), weight).sum(extra), _times(jnp.exp(joint + step), weight).sum(extra)
 
     def body(total, x):
         early, late, weight, *transition = x
@@ -100,6 +99,12 @@ def accumulate(w: LogWeights, filtered, constant, late, weight):
     else:
         by_transition, transition_count = lax.scan(body, (nothing, nothing), steps)[0]
     return marginals, (by_initial, initial_count), (by_transition, transition_count)
+
+
+def _shifted(x, by):
+    """x − by for each column, and −inf where `by` is."""
+    some = jnp.isfinite(by)[None]
+    return jnp.where(some, x - jnp.where(some, by[None], 0), -jnp.inf)
 
 
 def _times(x, weight):

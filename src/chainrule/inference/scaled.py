@@ -157,10 +157,10 @@ def _forward_step(w: Weights):
     initial = w.initial.reshape(-1, *[1] * (w.likelihood.ndim - 2))
 
     def step(filtered, likelihood, start, transition):
-        predicted = jnp.where(start, initial, jnp.dot(transition.T, filtered, precision=HIGHEST))
+        predicted = jnp.where(start[None], initial, jnp.dot(transition.T, filtered, precision=HIGHEST))
         joint = predicted * likelihood
         constant = joint.sum(0)
-        return joint * (1 / constant), constant
+        return joint * (1 / constant)[None], constant
 
     return step
 
@@ -170,7 +170,7 @@ def _backward_step(w: Weights):
 
     def step(backward, likelihood, start, transition):
         back = jnp.dot(transition, likelihood * backward, precision=HIGHEST)
-        return jnp.where(start, flat, back * (1 / back.sum(0)))
+        return jnp.where(start[None], flat, back * (1 / back.sum(0))[None])
 
     return step
 
