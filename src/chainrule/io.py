@@ -18,6 +18,7 @@ Loading a stranger's file runs no code of theirs: classes are found only among t
 that chainrule itself defines, are filled field by field, and then pass the checks of their own constructor.
 """
 
+import contextlib
 import dataclasses
 import enum
 import importlib
@@ -394,18 +395,24 @@ def _parse_array(name: str, data: bytes) -> np.ndarray:
 
 def _check(module: eqx.Module, batch: int) -> None:
     """Run a class's own checks, as its constructor would; of a batch, on the first element."""
-    for _ in range(batch):
-        arrays = [leaf for leaf in jax.tree_util.tree_leaves(module) if isinstance(leaf, jax.Array | np.ndarray)]
-        if not arrays or any(array.ndim == 0 for array in arrays) or len({array.shape[0] for array in arrays}) > 1:
-            raise ValueError("its arrays do not share their leading axes")
-        if arrays[0].shape[0] == 0:
-            return
-        module = jax.tree_util.tree_map(
-            lambda leaf: leaf[0] if isinstance(leaf, jax.Array | np.ndarray) else leaf, module
-        )
-    for cls in type(module).__mro__:
-        if "__check_init__" in vars(cls):
-            vars(cls)["__check_init__"](module)
+    checks = [vars(cls)["__check_init__"] for cls in type(module).__mro__ if "__check_init__" in vars(cls)]
+    if not checks:
+        return
+    leaves = [leaf for leaf in jax.tree_util.tree_leaves(module) if isinstance(leaf, jax.Array)]
+    wide = any(leaf.dtype.name in _DTYPES and not _keeps(leaf.dtype) for leaf in leaves)
+    with jax.enable_x64(True) if wide else contextlib.nullcontext():  # as in the solver that made them
+        for _ in range(batch):
+            module = _first(module)
+        for check in checks:
+            check(module)
+
+
+def _first(batch: Any) -> Any:
+    """Take the first element of a batch of models, all of whose arrays must have the same leading axis."""
+    sizes = {leaf.shape[:1] for leaf in jax.tree_util.tree_leaves(batch) if isinstance(leaf, jax.Array | np.ndarray)}
+    if len(sizes) != 1 or sizes <= {(), (0,)}:
+        raise ValueError("its arrays do not share a leading axis, or it is empty")
+    return jax.tree_util.tree_map(lambda leaf: leaf[0] if isinstance(leaf, jax.Array | np.ndarray) else leaf, batch)
 
 
 def _batch_axes(module: eqx.Module, place: tuple[str, ...]) -> int:
