@@ -60,7 +60,6 @@ class EM(eqx.Module):
                 token,
                 frozen=frozen,
                 size=bucket(self.max_iterations),
-                report=show_progress,
             )
 
 
@@ -76,8 +75,8 @@ class Outcome(eqx.Module):
     degenerate: jax.Array
 
 
-@partial(jax.jit, static_argnames=("frozen", "size", "report"))
-def _em(models, data, prior, tolerance, max_iterations, floor, token, *, frozen, size, report):
+@partial(jax.jit, static_argnames=("frozen", "size"))
+def _em(models, data, prior, tolerance, max_iterations, floor, token, *, frozen, size):
     def improve(model, previous):
         log_prob, expectations = model.expect(data)
         objective = log_prob + model.log_prior(prior)
@@ -99,8 +98,7 @@ def _em(models, data, prior, tolerance, max_iterations, floor, token, *, frozen,
         going = running & ~stop  # where it stops, the objective belongs to the model that is kept
         model = jax.tree.map(lambda new, old: jnp.where(_like(going, new), new, old), better, model)
         degenerate = jnp.where(going[:, None], new_degenerate, degenerate)
-        if report:
-            progress.report(token, step + 1, objective.max())
+        progress.report(token, step + 1, objective.max(), last=(done | stop).all())
         return step + 1, model, log_prob, objective, history, iterations + going.astype(jnp.int32), done | stop, degenerate
 
     runs = jax.tree.leaves(models)[0].shape[0]

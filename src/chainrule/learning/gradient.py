@@ -84,15 +84,14 @@ def _run(method, name, models, data, prior, frozen, show_progress, *, rate) -> O
             token,
             frozen=frozen,
             size=bucket(method.max_iterations),
-            report=show_progress,
         )
 
 
 PATIENCE = 20  # steps of Adam between two looks at what was gained: single steps may go down
 
 
-@partial(jax.jit, static_argnames=("frozen", "size", "report"))
-def _descend(models, data, prior, tolerance, max_iterations, rate, token, *, frozen, size, report):
+@partial(jax.jit, static_argnames=("frozen", "size"))
+def _descend(models, data, prior, tolerance, max_iterations, rate, token, *, frozen, size):
     import optax
 
     line_search = rate is None
@@ -130,8 +129,7 @@ def _descend(models, data, prior, tolerance, max_iterations, rate, token, *, fro
         def choose(new, old):
             return jnp.where(going.reshape(-1, *[1] * (new.ndim - 1)), new, old)
 
-        if report:
-            progress.report(token, step + 1, objective.max())
+        progress.report(token, step + 1, objective.max(), last=(~going).all())
         free, state = jax.tree.map(choose, new_free, free), jax.tree.map(choose, new_state, state)
         return step + 1, free, state, history, iterations + going.astype(jnp.int32), done | failed | settled
 

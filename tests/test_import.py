@@ -1,0 +1,88 @@
+"""What `import chainrule` costs and changes: next to nothing. Each check looks at a fresh process."""
+
+import json
+import subprocess
+import sys
+from functools import cache
+
+import pytest
+
+HEAVY = ["numpyro", "blackjax", "matplotlib", "networkx", "optax", "gymnasium", "scipy.stats", "scipy.optimize"]
+
+# Public names whose modules are still to be written. Delete them as they arrive; an entry that resolves fails.
+NOT_THERE_YET = {
+    "Adam",
+    "EM",
+    "FactorGraph",
+    "Fit",
+    "HMM",
+    "LBFGS",
+    "MarkovChain",
+    "Sequences",
+    "Status",
+    "TransitionGraph",
+    "Transitions",
+    "emissions",
+    "plotting",
+}
+
+PROBE = """
+import json, sys
+import jax
+before = dict(jax.config.values)
+packages = set(sys.modules)
+
+import chainrule
+
+from jax._src import xla_bridge
+report = {
+    "loaded": sorted(set(sys.modules) - packages),
+    "settings": sorted(k for k, v in jax.config.values.items() if k not in before or before[k] != v),
+    "backends": sorted(xla_bridge._backends),
+    "dir": dir(chainrule),
+}
+report["names"] = {}
+for name in chainrule.__all__:
+    try:
+        report["names"][name] = type(getattr(chainrule, name)).__name__
+    except (ImportError, AttributeError) as error:
+        report["names"][name] = f"missing: {error}"
+report["backends_after_names"] = sorted(xla_bridge._backends)
+print(json.dumps(report))
+"""
+
+
+@cache
+def probe():
+    run = subprocess.run([sys.executable, "-W", "error", "-c", PROBE], capture_output=True, text=True, check=False)
+    assert run.returncode == 0, run.stderr
+    assert run.stderr == ""
+    return json.loads(run.stdout)
+
+
+def test_the_root_loads_none_of_its_own_packages():
+    assert [name for name in probe()["loaded"] if name.startswith("chainrule.")] == []
+
+
+@pytest.mark.parametrize("package", HEAVY)
+def test_heavy_packages_wait_for_their_first_use(package):
+    assert package not in probe()["loaded"]
+
+
+def test_no_setting_changes_and_no_backend_starts():
+    assert probe()["settings"] == []
+    assert probe()["backends"] == []
+    assert probe()["backends_after_names"] == []  # no module makes an array while it is imported
+
+
+def test_every_public_name_resolves_and_is_listed():
+    assert set(probe()["names"]) <= set(probe()["dir"])
+    missing = {name for name, kind in probe()["names"].items() if kind.startswith("missing")}
+    assert missing == NOT_THERE_YET
+
+
+def test_an_unknown_name_is_an_attribute_error():
+    import chainrule
+
+    with pytest.raises(AttributeError, match="no attribute 'HiddenMarkov'"):
+        _ = chainrule.HiddenMarkov  # pyright: ignore[reportAttributeAccessIssue]
