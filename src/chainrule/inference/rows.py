@@ -125,12 +125,21 @@ def _fast_terms(log, initial, transition, log_likelihood, start):
     return jnp.log(constant) + w.log_scale, scaled.trusted(constant.min() * least)
 
 
-def _slow_terms(log, initial, transition, log_likelihood, start):
-    # structural zeros void the one-sided certificate; the two-sided one is still far cheaper than log space
-    return smooth(initial, transition, log_likelihood, start, jnp.ones_like(log_likelihood[:, 0]), log=log).terms
+def _swept_terms(log, initial, transition, log_likelihood, start):
+    w = _weigh(log, initial, transition, log_likelihood, start)
+    s = scaled.sweep(w)
+    return jnp.log(s.constant) + w.log_scale, scaled.trusted(s.constant * (s.filtered * s.backward).sum(1))
 
 
-_TERMS = {log: certified(partial(_fast_terms, log), partial(_slow_terms, log)) for log in (False, True)}
+def _log_terms(log, initial, transition, log_likelihood, start):
+    return logspace.forward(_log_weigh(log, initial, transition, log_likelihood, start))[1]
+
+
+# Structural zeros void the one-sided certificate; the two-sided one is still far cheaper than log space.
+_TERMS = {
+    log: certified(partial(_fast_terms, log), certified(partial(_swept_terms, log), partial(_log_terms, log)))
+    for log in (False, True)
+}
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(0,))

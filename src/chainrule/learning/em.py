@@ -50,17 +50,19 @@ class EM(eqx.Module):
     def run(self, models, data, prior, frozen, *, show_progress: bool = False):
         """Improve a batch of models (leading axis) side by side; see `Outcome`."""
         with progress.bar("EM", total=self.max_iterations, enabled=show_progress) as token:
-            return _em(
+            tolerance, floor = (jnp.asarray(x, float) for x in (self.tolerance, self.min_variance))
+            outcome = _em(
                 models,
                 data,
                 prior,
-                jnp.asarray(self.tolerance, float),
+                tolerance,
                 self.max_iterations,
-                jnp.asarray(self.min_variance, float),
+                floor,
                 token,
                 frozen=frozen,
                 size=bucket(self.max_iterations),
             )
+        return up_to_date(outcome, data, prior)
 
 
 class Outcome(eqx.Module):
@@ -117,15 +119,22 @@ def _em(models, data, prior, tolerance, max_iterations, floor, token, *, frozen,
     )
     end = lax.while_loop(lambda s: (s[0] < max_iterations) & ~s[6].all(), body, start)
     _, models, log_prob, objective, history, iterations, done, degenerate = end
-    # Runs that used up their iterations took one step past the last objective: look once more.
-    final = jax.vmap(lambda m: m.total(data))(models)
-    log_prob = jnp.where(done, log_prob, final)
-    objective = jnp.where(done, objective, final + jax.vmap(lambda m: _scalar(m.log_prior(prior), dtype))(models))
     return Outcome(models, log_prob, objective, history, iterations, done & jnp.isfinite(objective), degenerate)
 
 
-def _scalar(value, dtype):
-    return jnp.asarray(value, dtype)
+@jax.jit
+def evaluate(models, data, prior):
+    """Log-likelihood and objective of each of a batch of models."""
+    log_prob = jax.vmap(lambda m: m.total(data))(models)
+    return log_prob, log_prob + jax.vmap(lambda m: jnp.asarray(m.log_prior(prior), log_prob.dtype))(models)
+
+
+def up_to_date(outcome: Outcome, data, prior) -> Outcome:
+    """Runs that used up their iterations took one step past their last objective: look once more."""
+    if outcome.converged.all():
+        return outcome
+    log_prob, objective = evaluate(outcome.models, data, prior)
+    return eqx.tree_at(lambda o: (o.log_prob, o.objective), outcome, (log_prob, objective))
 
 
 def _first(tree):

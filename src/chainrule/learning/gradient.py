@@ -14,7 +14,7 @@ from jax import lax
 
 from ..forms.sequences import bucket
 from . import progress
-from .em import Outcome, keep
+from .em import Outcome, evaluate, keep
 
 
 class Adam(eqx.Module):
@@ -74,7 +74,7 @@ def _check(name: str, iterations: int):
 def _run(method, name, models, data, prior, frozen, show_progress, *, rate) -> Outcome:
     with progress.bar(name, total=method.max_iterations, enabled=show_progress) as token:
         tolerance = jnp.asarray(method.tolerance, float)
-        return _descend(
+        outcome = _descend(
             models,
             data,
             prior,
@@ -85,6 +85,8 @@ def _run(method, name, models, data, prior, frozen, show_progress, *, rate) -> O
             frozen=frozen,
             size=bucket(method.max_iterations),
         )
+    log_prob, objective = evaluate(outcome.models, data, prior)
+    return eqx.tree_at(lambda o: (o.log_prob, o.objective), outcome, (log_prob, objective))
 
 
 PATIENCE = 20  # steps of Adam between two looks at what was gained: single steps may go down
@@ -147,7 +149,6 @@ def _descend(models, data, prior, tolerance, max_iterations, rate, token, *, fro
     end = lax.while_loop(lambda c: (c[0] < max_iterations) & ~c[5].all(), body, start)
     _, free, _, history, iterations, done = end
     models = jax.vmap(rebuild)(models, free)
-    log_prob = jax.vmap(lambda m: m.total(data))(models)
-    objective = log_prob + jax.vmap(lambda m: jnp.asarray(m.log_prior(prior), log_prob.dtype))(models)
-    nothing = jnp.zeros((runs, 1), bool)
-    return Outcome(models, log_prob, objective, history, iterations, done & jnp.isfinite(objective), nothing)
+    unknown = jnp.full(runs, jnp.nan, dtype)
+    sane = jnp.isfinite(jnp.where(jnp.isnan(history), 0, history)).all(1)
+    return Outcome(models, unknown, unknown, history, iterations, done & sane, jnp.zeros((runs, 1), bool))
