@@ -459,7 +459,7 @@ def _resolve(name: str, base: type) -> Any:
         if (error.name or "").split(".")[0] != "chainrule":
             raise  # an optional dependency is not installed, and the message names it
         raise ValueError(problem) from error
-    cls = namespace.get(attribute)
+    cls: Any = namespace.get(attribute)
     usable = isinstance(cls, type) and issubclass(cls, base) and not inspect.isabstract(cls)
     if not usable or (cls.__module__, cls.__qualname__) != (home, attribute):  # else it is merely imported there
         raise ValueError(problem)
