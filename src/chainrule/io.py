@@ -10,8 +10,9 @@ with what it is.
 
     ["array", name, dtype]            a JAX array                ["float", "nan"]        a float that JSON lacks
     ["numpy", name, dtype]            a NumPy array              ["tuple", node, …]      and "list"
-    ["key", implementation, name]     random keys                ["dict", [key, value], …]
-    ["module", class, fields, batch]  a chainrule object         ["enum", class, member]
+    ["scalar", dtype, number]         a NumPy scalar             ["dict", [key, value], …]
+    ["key", implementation, name]     random keys                ["enum", class, member]
+    ["module", class, fields, batch]  a chainrule object
     ["template", type, leaves]        code: a user's own module or function, refilled from `load(path, like=model)`
 
 Loading a stranger's file runs no code of theirs: classes are found only among the Equinox modules and enumerations
@@ -159,8 +160,8 @@ class _Encoder:
     def encode(self, value: Any, place: tuple[str, ...]) -> Any:
         if len(place) > _MAX_DEPTH:
             raise ValueError(f"{_at(place[:4])}… is nested more than {_MAX_DEPTH} deep")
-        if isinstance(value, np.generic):
-            value = value.item()
+        if isinstance(value, np.str_):
+            value = str(value)  # a label; NumPy's strings and Python's are equal and hash alike
         kind = type(value)
         if value is None or kind in (bool, int, str):
             node = value
@@ -174,6 +175,10 @@ class _Encoder:
                 for i, (key, item) in enumerate(value.items())
             )
             node = ["dict", *pairs]
+        elif (
+            isinstance(value, np.generic) and value.dtype.name in _DTYPES and not isinstance(value, np.complexfloating)
+        ):
+            node = ["scalar", value.dtype.name, self.encode(value.item(), place)]
         elif isinstance(value, jax.Array) or kind is np.ndarray:
             node = self._array(value, place)
         elif isinstance(value, enum.Enum) and _is_ours(kind, enum.Enum) and value.name in kind.__members__:
@@ -238,16 +243,15 @@ class _Decoder:
                 value = tuple(value) if kind == "tuple" else value
             case ["dict", *pairs]:
                 value = self._dict(pairs, place, like if isinstance(like, dict) else {})
+            case ["scalar", str(dtype), number] if dtype in _DTYPES:
+                value = self._scalar(_DTYPES[dtype], number, place)
             case ["array" | "numpy" as kind, str(name), str(dtype)]:
                 value = self._array(name, dtype)
                 value = value.copy() if kind == "numpy" else self._on_device(value, place)
             case ["key", str(implementation), str(name)]:
                 value = self._key(implementation, name, place)
             case ["enum", str(name), str(member)]:
-                members = _resolve(name, enum.Enum).__members__
-                if member not in members:
-                    raise ValueError(f"{_at(place)} is {member!r}, which {name} does not have")
-                value = members[member]
+                value = self._member(_resolve(name, enum.Enum), member, place)
             case ["module", str(name), dict(fields), int(batch)]:
                 value = self._module(_resolve(name, eqx.Module), fields, batch, place, like)
             case ["template", str(name), dict(leaves)]:
@@ -267,6 +271,20 @@ class _Decoder:
             except TypeError as error:
                 raise ValueError(f"damaged: entry {i} of {_at(place)} has a key that cannot be hashed") from error
         return result
+
+    def _member(self, cls: Any, name: str, place: tuple[str, ...]) -> enum.Enum:
+        if name not in cls.__members__:
+            raise ValueError(f"{_at(place)} is {name!r}, which {cls.__name__} does not have in this version")
+        return cls.__members__[name]
+
+    def _scalar(self, dtype: np.dtype, node: Any, place: tuple[str, ...]) -> np.generic:
+        number = self.decode(node, place)
+        try:
+            if type(number) in (bool, int, float):
+                return dtype.type(number)
+        except OverflowError:
+            pass
+        raise ValueError(f"damaged: {_at(place)} is {node!r}, which is no {dtype}")
 
     def _array(self, name: str, dtype: str) -> np.ndarray:
         data = self.members.pop(f"{name}.npy", None)
@@ -332,10 +350,9 @@ class _Decoder:
         filled = []
         for i, (path, leaf) in enumerate(named.items()):
             value = self.decode(saved[path], (*place, str(i))) if path in saved else leaf
-            if path in saved and _signature(value) != _signature(leaf):
-                raise ValueError(
-                    f"{_at(place)}{path} was saved as {_signature(value)}, in like it is {_signature(leaf)}"
-                )
+            got, wanted = _signature(value), _signature(leaf)
+            if path in saved and got != wanted:
+                raise ValueError(f"{_at(place)}{path} was saved as {got}, in like it is {wanted}")
             filled.append(value)
         return jax.tree_util.tree_unflatten(structure, filled)
 
@@ -442,10 +459,9 @@ def _resolve(name: str, base: type) -> Any:
         if (error.name or "").split(".")[0] != "chainrule":
             raise  # an optional dependency is not installed, and the message names it
         raise ValueError(problem) from error
-    cls = namespace.get(attribute)
-    if not (isinstance(cls, type) and issubclass(cls, base) and not inspect.isabstract(cls)):
-        raise ValueError(problem)
-    if (cls.__module__, cls.__qualname__) != (home, attribute):  # what the module has merely imported
+    cls: Any = namespace.get(attribute)
+    usable = isinstance(cls, type) and issubclass(cls, base) and not inspect.isabstract(cls)
+    if not usable or (cls.__module__, cls.__qualname__) != (home, attribute):  # else it is merely imported there
         raise ValueError(problem)
     return cls
 
@@ -480,5 +496,4 @@ def _is_data(leaf: Any) -> bool:
 
 
 def _signature(leaf: Any) -> str:
-    leaf = leaf.item() if isinstance(leaf, np.generic) else leaf
     return f"{leaf.dtype}{list(leaf.shape)}" if hasattr(leaf, "shape") else type(leaf).__name__
