@@ -38,7 +38,8 @@ def _scores(model, data: Sequences, known=None):
     if known is not None:
         allowed = (known[:, None] < 0) | (known[:, None] == jnp.arange(found.shape[1])[None, :, None])
         found = jnp.where(allowed, found, -jnp.inf)
-    found = jnp.where(jnp.asarray(data.mask)[:, None], found, 0)
+    # The barrier keeps XLA from computing the scores anew for each of their uses.
+    found = jax.lax.optimization_barrier(jnp.where(jnp.asarray(data.mask)[:, None], found, 0))
     if found.shape[-1] == 1:
         return found[..., 0], jnp.asarray(data.start)[:, 0], jnp.asarray(data.mask)[:, 0]
     return found, jnp.asarray(data.start), jnp.asarray(data.mask)
