@@ -236,7 +236,8 @@ class SVI(AbstractMethod):
 
     Adam climbs a one-draw estimate of the ELBO at a constant rate; the guide's parameters are averaged over the last
     quarter of the steps (Polyak and Juditsky, 1992), which removes most of the noise the constant rate leaves.
-    A mean-field guide, the default, underestimates variances of correlated unknowns: compare with NUTS when it matters.
+    A mean-field guide, the default, underestimates the variances of correlated unknowns and tends to underfit wide
+    networks: compare with NUTS, or with a guide that models correlations, when it matters.
 
     Args:
         steps: how many gradient steps.
@@ -280,10 +281,7 @@ class SVI(AbstractMethod):
         samples = _svi_sample(problem, average, draw_key)
         finite = bool(jnp.isfinite(history[-1])) and all(bool(jnp.isfinite(x).all()) for x in samples.values())
         half = self.steps // 8
-        before, after = (
-            np.asarray(history[self.steps - 2 * half : self.steps - half]),
-            np.asarray(history[self.steps - half :]),
-        )
+        before, after = np.asarray(history)[self.steps - 2 * half :].reshape(2, half)
         diagnostics = Diagnostics(finite=finite)
         if finite and half > 1:
             diagnostics = Diagnostics(

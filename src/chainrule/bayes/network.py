@@ -16,7 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 import numpyro
 import numpyro.distributions as dist
-from jaxtyping import Array, Float, PyTree
+from jaxtyping import Array, ArrayLike, Float, PyTree, Shaped
 
 from .likelihoods import Normal
 from .methods import NUTS, AbstractMethod, Diagnostics, Draws, Status
@@ -84,12 +84,12 @@ class BNN(eqx.Module):
                 "outputs to a NumPyro distribution is wanted"
             )
 
-    def program(self, x: Float[Array, "row ..."], y: Array | None = None) -> None:
+    def program(self, x: Shaped[Array, "row ..."], y: Shaped[Array, "row ..."] | None = None) -> None:
         """Declare the joint density of weights and targets: a NumPyro program, for use with NumPyro's own tools."""
         weights = {path: numpyro.sample(path, prior) for path, prior in self.priors.items()}
         numpyro.sample("targets", self.likelihood(self.outputs(weights, x)), obs=y)
 
-    def outputs(self, weights: Mapping[str, Any], x: Float[Array, "row ..."]) -> Array:
+    def outputs(self, weights: Mapping[str, Any], x: Shaped[Array, "row ..."]) -> Array:
         """Apply the network with the given weights to every row."""
         module = self.with_weights(weights)
         return jax.vmap(lambda row: self.apply(module, row))(x)
@@ -100,8 +100,8 @@ class BNN(eqx.Module):
 
     def fit(
         self,
-        x: Float[Array, "row ..."],
-        y: Array,
+        x: Shaped[ArrayLike, "row ..."],
+        y: Shaped[ArrayLike, "row ..."],
         *,
         key: Array,
         method: AbstractMethod | None = None,
@@ -123,13 +123,14 @@ class BNN(eqx.Module):
             ValueError: x and y of different or no rows, NaN or infinity, targets that do not fit the likelihood's shape
                 or support, or a module that cannot be applied to a row of x.
         """
-        x, y = _check_data(x, y)
-        self._check_targets(x, y)
-        draws = (NUTS() if method is None else method).draws(key, self.program, x, y, progress=progress)
-        unknowns = {name: value for name, value in draws.samples.items() if name not in self.priors}
-        rows = x[np.unique(np.linspace(0, len(x) - 1, JUDGED_ROWS).astype(int))] if draws.num_chains else x[:0]
-        judged = {"outputs": _outputs(self, draws.samples, rows), **unknowns} if draws.num_chains else {}
-        return NetworkPosterior(self, draws.judged_by(judged))
+        inputs, targets = _check_data(x, y)
+        self._check_targets(inputs, targets)
+        draws = (NUTS() if method is None else method).draws(key, self.program, inputs, targets, progress=progress)
+        if draws.num_chains:
+            rows = np.unique(np.linspace(0, len(inputs) - 1, JUDGED_ROWS).astype(int))
+            unknowns = {name: value for name, value in draws.samples.items() if name not in self.priors}
+            draws = draws.judged_by({"outputs": _outputs(self, draws.samples, inputs[rows]), **unknowns})
+        return NetworkPosterior(self, draws)
 
     def _check_targets(self, x, y):
         """Compare the shape and support of the targets with the likelihood's, without computing anything."""
@@ -215,7 +216,7 @@ class NetworkPosterior(eqx.Module):
         """NUTS transitions per chain, warm-up included, or SVI steps."""
         return self.draws.iterations
 
-    def predict(self, x_new: Float[Array, "row ..."]) -> Predictive:
+    def predict(self, x_new: Shaped[ArrayLike, "row ..."]) -> Predictive:
         """Predict the targets of new rows.
 
         Raises:
@@ -259,7 +260,7 @@ def _check_pure(module) -> None:
         )
 
 
-def _check_data(x, y) -> tuple[Any, Any]:
+def _check_data(x, y) -> tuple[Array, Array]:
     x, y = jnp.asarray(x), jnp.asarray(y)
     if x.ndim < 1 or y.ndim < 1 or len(x) != len(y) or not len(x):
         raise ValueError(f"x has shape {x.shape} and y {y.shape}; the same number of rows, at least one, is wanted")
