@@ -61,7 +61,7 @@ def test_structural_zeros_and_given_priors():
     graph = nx.DiGraph([("early", "early"), ("early", "late"), ("late", "late")])
     hmm = cr.HMM.from_graph(graph, cr.emissions.Poisson(jnp.array([4.0, 20.0])))
     priors = {"emission.rate": dist.Gamma(jnp.array([4.0, 20.0]), 1.0)}
-    method = cr.bayes.SVI(steps=300, num_samples=50)
+    method = cr.bayes.SVI(steps=2000, learning_rate=0.02, num_samples=200)
     found = cr.bayes.posterior(hmm, [COUNTS[:30], COUNTS[:20]], priors=priors, method=method, key=jax.random.key(0))
     transition = np.asarray(found.models.transition)
     assert (transition[:, 1, 0] == 0).all()
@@ -73,7 +73,8 @@ def test_structural_zeros_and_given_priors():
 def test_unknown_prior_and_missing_default():
     with pytest.raises(ValueError, match=r"emission\.rat.*emission\.rate"):
         cr.bayes.posterior(two_states(), COUNTS, priors={"emission.rat": dist.Gamma(1.0, 1.0)}, key=jax.random.key(0))
-    scored = cr.HMM([0.5, 0.5], np.eye(2) * 0.8 + 0.1, cr.emissions.Score(eqx.nn.Linear("scalar", 2, key=jax.random.key(0)), 2))
+    network = eqx.nn.Linear("scalar", 2, key=jax.random.key(0))
+    scored = cr.HMM([0.5, 0.5], np.eye(2) * 0.8 + 0.1, cr.emissions.Score(network, 2))
     with pytest.raises(ValueError, match="no default prior"):
         cr.bayes.posterior(scored, np.zeros(5), key=jax.random.key(0))
 

@@ -25,9 +25,31 @@ class Score(AbstractEmission):
         event_shape: shape of one observation.
     """
 
-    function: Callable
-    num_states: int = eqx.field(static=True)  # type: ignore[assignment]
-    event_shape: tuple[int, ...] = eqx.field(static=True, default=())  # type: ignore[assignment]
+    arrays: Any
+    rest: Any = eqx.field(static=True)  # what of the function is not arrays, hashable: activations, sizes
+    size: int = eqx.field(static=True)
+    shape: tuple[int, ...] = eqx.field(static=True)
+
+    def __init__(self, function: Callable, num_states: int, event_shape: tuple[int, ...] = ()):
+        if not callable(function):
+            raise ValueError(f"Score: {function!r} cannot be called")
+        self.arrays, rest = eqx.partition(function, eqx.is_array)
+        leaves, structure = jax.tree.flatten(rest)
+        self.rest, self.size, self.shape = (tuple(leaves), structure), num_states, tuple(event_shape)
+
+    @property
+    def function(self) -> Callable:
+        """The callable, with its present arrays."""
+        leaves, structure = self.rest
+        return eqx.combine(self.arrays, jax.tree.unflatten(structure, leaves))
+
+    @property
+    def num_states(self):
+        return self.size
+
+    @property
+    def event_shape(self):
+        return self.shape
 
     def scores(self, values):
         values, seen = base.observed(values)
@@ -52,10 +74,10 @@ class Score(AbstractEmission):
         raise ValueError("Score has no closed-form M-step; fit with Adam or LBFGS")
 
     def unconstrained(self):
-        return eqx.filter(self.function, eqx.is_inexact_array)
+        return eqx.filter(self.arrays, eqx.is_inexact_array)
 
     def constrained(self, free):
-        return Score(eqx.combine(free, self.function), self.num_states, self.event_shape)
+        return eqx.tree_at(lambda score: score.arrays, self, eqx.combine(free, self.arrays))
 
     def free_parameters(self):
         return sum(leaf.size for leaf in jax.tree.leaves(self.unconstrained()))
