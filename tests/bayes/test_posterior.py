@@ -109,5 +109,7 @@ def test_inside_a_program_density_and_gradient():
     prior = dist.Gamma(jnp.array([4.0, 20.0]), 1.0)
     np.testing.assert_allclose(value, hmm.log_prob(COUNTS) + prior.log_prob(rate).sum(), rtol=1e-5)
     weights = hmm.posterior(COUNTS).marginals
-    expected = weights.T @ COUNTS / np.asarray(rate) - weights.sum(0) + jax.grad(lambda r: prior.log_prob(r).sum())(rate)
+    expected = (
+        weights.T @ COUNTS / np.asarray(rate) - weights.sum(0) + jax.grad(lambda r: prior.log_prob(r).sum())(rate)
+    )
     np.testing.assert_allclose(slope, expected, rtol=1e-4)

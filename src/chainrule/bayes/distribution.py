@@ -1,5 +1,7 @@
 """Sequence models as NumPyro distributions: their hidden states are summed out by the engine, never enumerated."""
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import numpyro.distributions as dist
@@ -11,7 +13,9 @@ from ..models.emissions import Bernoulli, Categorical, Poisson
 from ..models.hmm import HMM
 
 
-def as_distribution(model: HMM, length: int, *, lengths: Int[Array, " sequence"] | None = None) -> "SequenceDistribution":
+def as_distribution(
+    model: HMM, length: int, *, lengths: Int[Array, " sequence"] | None = None
+) -> "SequenceDistribution":
     """A model as a distribution over observed sequences, for any NumPyro program.
 
     log p(x) and its gradient come from one forward–backward pass; that is all that NUTS and SVI see of the hidden states.
@@ -50,9 +54,10 @@ class SequenceDistribution(dist.Distribution):
 
     def __init__(self, model: HMM, length: int, lengths=None):
         self.model, self.length = model, length
+        event: Any = model.emission.event_shape
         self.lengths = None if lengths is None else jnp.asarray(lengths)
         batch = () if self.lengths is None else self.lengths.shape
-        super().__init__(batch, (length, *model.emission.event_shape), validate_args=False)  # NaN is allowed: missing
+        super().__init__(batch, (length, *event), validate_args=False)  # NaN is allowed: missing
 
     @property
     def support(self):
@@ -60,7 +65,7 @@ class SequenceDistribution(dist.Distribution):
         whole = isinstance(self.model.emission, Categorical | Poisson | Bernoulli)
         return constraints.independent(constraints.nonnegative_integer if whole else constraints.real, self.event_dim)
 
-    def sample(self, key, sample_shape=()):
+    def sample(self, key: Any, sample_shape=()):
         """Draw observed sequences, shape (*sample_shape, *batch_shape, T, *event)."""
         assert is_prng_key(key)
         shape = (*sample_shape, *self.batch_shape)
@@ -71,7 +76,7 @@ class SequenceDistribution(dist.Distribution):
         return x.reshape(*shape, *self.event_shape)
 
     def log_prob(self, value):
-        """log p(value), of shape value.shape without the event."""
+        """Log p(value), of shape value.shape without the event."""
         value = jnp.asarray(value)
         if self.lengths is not None:  # what follows the end says nothing, like anything missing
             real = jnp.arange(self.length) < self.lengths[:, None]

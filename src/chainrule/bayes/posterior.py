@@ -152,14 +152,14 @@ class _Program(eqx.Module):
         sites = {name: numpyro.sample(name, prior) for name, prior in self.priors.items()}
         numpyro.factor("likelihood", self.build(sites).total(data))
 
-    def build(self, sites: Mapping[str, Array]) -> HMM:
+    def build(self, sites: Mapping[str, Any]) -> HMM:
         """The model with its parameters replaced by sampled ones."""
         named = _arrays(self.model)
-        values = {**sites, **{name: self._rows(name, sites) for name in self.allowed}}
+        values: dict[str, Any] = {**sites, **{name: self._rows(name, sites) for name in self.allowed}}
         leaves = [jnp.asarray(values.get(name, old), old.dtype) for name, old in named]
         return jax.tree.unflatten(jax.tree.structure(self.model), leaves)
 
-    def _rows(self, name: str, sites: Mapping[str, Array]) -> Array:
+    def _rows(self, name: str, sites: Mapping[str, Any]) -> Array:
         old = getattr(self.model, name)
         rows = []
         for i, places in enumerate(self.allowed[name]):

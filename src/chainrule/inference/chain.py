@@ -37,7 +37,7 @@ class ChainMarginals(NamedTuple):
 
 
 def log_partition(chain: Chain) -> Float[Array, ""]:
-    """log Z = log Σ_z exp score(z). Its gradient by the potentials is the marginals, from one forward-backward pass.
+    """Log Z = log Σ_z exp score(z). Its gradient by the potentials is the marginals, from one forward-backward pass.
 
     Example:
         >>> import jax, jax.numpy as jnp, chainrule as cr

@@ -4,7 +4,7 @@ The fallback of `chainrule.inference.scaled`, with the same equations and the sa
 too, because an unnormalised log-probability grows with time and so does the error of its last digit.
 """
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 from jax import lax
@@ -21,7 +21,7 @@ class LogWeights(NamedTuple):
 
 
 def logsumexp(x: Float[Array, "..."], axis: int) -> Float[Array, "..."]:
-    """log Σ exp whose all −inf slices give −inf, with zero instead of NaN gradients (the double `where`)."""
+    """Log Σ exp whose all −inf slices give −inf, with zero instead of NaN gradients (the double `where`)."""
     peak = lax.stop_gradient(x.max(axis, keepdims=True))
     peak = jnp.where(jnp.isfinite(peak), peak, 0)
     total = jnp.exp(x - peak).sum(axis)
@@ -94,7 +94,7 @@ def accumulate(w: LogWeights, filtered, constant, late, weight):
     steps = (filtered[:-1], inner[1:], weight[1:])
     nothing = jnp.zeros(w.transition.shape[-2:], w.transition.dtype)
     if w.transition.ndim == 3:
-        found = lax.scan(body, None, (*steps, w.transition[1:]))[1]
+        found: Any = lax.scan(body, None, (*steps, w.transition[1:]))[1]
         by_transition, transition_count = (jnp.concatenate([nothing[None], f]) for f in found)
     else:
         by_transition, transition_count = lax.scan(body, (nothing, nothing), steps)[0]
@@ -102,7 +102,7 @@ def accumulate(w: LogWeights, filtered, constant, late, weight):
 
 
 def _shifted(x, by):
-    """x − by for each column, and −inf where `by` is."""
+    """X − by for each column, and −inf where `by` is."""
     some = jnp.isfinite(by)[None]
     return jnp.where(some, x - jnp.where(some, by[None], 0), -jnp.inf)
 

@@ -30,7 +30,7 @@ from .scaled import HIGHEST
 
 
 def log_partition(chain: Chain) -> Float[Array, ""]:
-    """log Z, as `chain.log_partition`; its gradient is the marginals, by the same parallel pass."""
+    """Log Z, as `chain.log_partition`; its gradient is the marginals, by the same parallel pass."""
     initial, transition, node, start, weight = _arrays(chain)
     return _total(initial, transition, node, start, weight)
 

@@ -151,7 +151,7 @@ def terms(log, initial, transition, log_likelihood, start) -> Float[Array, "time
 
 
 def _terms_forward(log, *args):
-    return terms(log, *args), args
+    return _TERMS[log](*args), args
 
 
 def _terms_backward(log, args, weight):

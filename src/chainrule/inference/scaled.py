@@ -212,7 +212,9 @@ def accumulate(w: Weights, s: Sweep, weight: Float[Array, "time *row"]):
 def _sum_outer(early, late):
     """Σ early ⊗ late over steps and rows without a matrix product, whose start-up outweighs a short sum."""
     product = early[:, :, None] * late[:, None]
-    return lax.reduce(product, jnp.zeros((), late.dtype), lax.add, tuple(a for a in range(product.ndim) if a not in (1, 2)))
+    return lax.reduce(
+        product, jnp.zeros((), late.dtype), lax.add, tuple(a for a in range(product.ndim) if a not in (1, 2))
+    )
 
 
 def _sum_rows(x: Float[Array, "time state *row"]) -> Float[Array, " state"]:

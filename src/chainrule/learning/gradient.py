@@ -114,7 +114,7 @@ def _descend(models, data, prior, tolerance, max_iterations, rate, token, *, fro
             value, gradient = jax.value_and_grad(loss)(free, model)
         extra = {"value": value, "grad": gradient, "value_fn": loss, "model": model} if line_search else {}
         update, state = solver.update(gradient, state, free, **extra)
-        return optax.apply_updates(free, update), state, -value * steps
+        return optax.apply_updates(free, update), state, -jnp.asarray(value) * steps
 
     def body(carry):
         step, free, state, history, iterations, done = carry

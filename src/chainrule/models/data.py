@@ -54,7 +54,7 @@ def prepare(data, event_ndim: int | None) -> Prepared:
         if all(is_concrete(x) for x in data):
             return Prepared(Sequences.pack(data), "many")
         raise ValueError("a list of traced arrays cannot be packed; pass one array, or pack with Sequences.pack first")
-    array = data if not is_concrete(data) else np.asarray(data)
+    array: Any = data if not is_concrete(data) else np.asarray(data)
     rectangle = array.ndim >= 3 if event_ndim is None else array.ndim == event_ndim + 2
     if not rectangle and event_ndim is not None and array.ndim != event_ndim + 1:
         event = f"{event_ndim}-dimensional" if event_ndim else "single-number"

@@ -145,7 +145,7 @@ class HMM(eqx.Module):
         return len(self.states)
 
     def log_prob(self, data, *, known=None):
-        """log p(x): a number for one sequence, one per sequence otherwise.
+        """Log p(x): a number for one sequence, one per sequence otherwise.
 
         Differentiable by the parameters (and the data, where the emission is); the gradient costs one
         forward–backward pass. With `known`, log p(x, known states).
@@ -234,9 +234,9 @@ class HMM(eqx.Module):
             x: one sequence, whose likelihoods become factors ("x", t). Without it, the prior over `length` states.
             length: T, where no sequence is given.
         """
-        if x is None and length is None:
-            raise ValueError("factor_graph: give a sequence, or a length")
         steps = length if x is None else len(x)
+        if steps is None:
+            raise ValueError("factor_graph: give a sequence, or a length")
         with np.errstate(divide="ignore"):
             initial, transition = (np.log(np.asarray(p, float)) for p in (self.initial, self.transition))
         factors: dict[Hashable, tuple] = {("initial",): ((("z", 0),), initial)}
@@ -293,7 +293,7 @@ class HMM(eqx.Module):
         drawn = restarts if not self.emission.has_parameters() else restarts - 1
         if drawn and key is None:
             raise ValueError("fit: give key=jax.random.key(…): restarts and emission families start at random")
-        starts = [self] if self.emission.has_parameters() else []
+        starts: list[HMM] = [self] if self.emission.has_parameters() else []
         for k in jax.random.split(key, drawn) if drawn else ():
             emission = self.emission.initialise(k, self.num_states, data)
             rng = generator(jax.random.fold_in(k, 1))
@@ -337,7 +337,7 @@ class HMM(eqx.Module):
         """
         if reference.num_states != self.num_states:
             raise ValueError(f"cannot align {self.num_states} states with {reference.num_states}")
-        return self.permute(engine.matching(self, reference, data))
+        return self.permute(engine.matching(self, reference, data).tolist())
 
     # What the learning strategies ask for
 

@@ -6,7 +6,7 @@ that axis is dropped, because one long chain runs faster as vectors than as a ba
 """
 
 from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -63,18 +63,19 @@ def _counted(mask, array):
 
 @jax.jit
 def log_prob(model, data: Sequences, known):
-    """log p(x) of each sequence."""
+    """Log p(x) of each sequence."""
     scores, start, mask = _scores(model, data, known)
     if len(data.lengths) == 1:
         weight = mask.astype(scores.dtype)
-        return rows.total(False, model.initial, model.transition, scores, start, weight)[None]
-    terms = rows.terms(False, model.initial, model.transition, scores, start)
+        one: Any = rows.total(False, model.initial, model.transition, scores, start, weight)
+        return one[None]
+    terms: Any = rows.terms(False, model.initial, model.transition, scores, start)
     return data.totals(_rows(terms, data))
 
 
 @jax.jit
 def posterior(model, data: Sequences, known):
-    """log p(x) of each sequence, marginals, and expected steps over all of them."""
+    """Log p(x) of each sequence, marginals, and expected steps over all of them."""
     scores, start, mask = _scores(model, data, known)
     s = rows.smooth(model.initial, model.transition, scores, start, mask.astype(scores.dtype))
     return _totals(data, s.terms, mask), _rows(s.marginals, data), s.transition_count
@@ -88,7 +89,7 @@ def _totals(data, terms, mask):
 
 @jax.jit
 def filtered(model, data: Sequences, known):
-    """log p(x), filtered and predicted states, log-constants, and the state after the last step of each sequence."""
+    """Log p(x), filtered and predicted states, log-constants, and the state after the last step of each sequence."""
     scores, start, mask = _scores(model, data, known)
     log_filtered, terms = rows.log_filter(model.initial, model.transition, scores, start)
     found = jnp.exp(log_filtered)
@@ -191,9 +192,7 @@ def maximise(model, data: Sequences, expectations: Expectations, prior, floor):
     leaving = steps.sum(1)
     initial = jnp.where(starts.sum() > 0, safe_ratio(starts, starts.sum()), model.initial)
     transition = guarded(safe_ratio(steps, leaving[:, None]), model.transition, leaving)
-    emission, degenerate = model.emission.maximise(
-        jnp.asarray(data.values), expectations.states, prior.emission, floor
-    )
+    emission, degenerate = model.emission.maximise(jnp.asarray(data.values), expectations.states, prior.emission, floor)
     return type(model)(initial, transition, emission, model.states), degenerate
 
 

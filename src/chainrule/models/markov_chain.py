@@ -104,7 +104,7 @@ class MarkovChain(eqx.Module):
         return len(self.states)
 
     def log_prob(self, data) -> Any:
-        """log p of one sequence, or of each of several. Differentiable by the parameters."""
+        """Log p of one sequence, or of each of several. Differentiable by the parameters."""
         batch = prepare(self._indices(data), 0)
         return batch.per_sequence(_log_prob(self, batch.sequences))
 
@@ -302,7 +302,9 @@ def _check_sums(rows, titles, names) -> None:
     sums = rows.sum(1)
     wrong = np.flatnonzero(abs(sums - 1) > 1e-5)
     if len(wrong):
-        raise ValueError(f"{titles[wrong[0]]} sums to {sums[wrong[0]]:.6g}, not 1; divide it by its sum if that is meant")
+        raise ValueError(
+            f"{titles[wrong[0]]} sums to {sums[wrong[0]]:.6g}, not 1; divide it by its sum if that is meant"
+        )
 
 
 def chain_from_graph(graph, key) -> tuple[TransitionGraph, np.ndarray, np.ndarray]:

@@ -21,6 +21,9 @@ from jaxtyping import Array, Bool, Float, Int, Key, Num, PyTree, Shaped
 from ...forms.chain import is_concrete
 from ...forms.sequences import Sequences
 
+# An array, or None in a family that has yet to learn it.
+Parameter = Any
+
 
 class AbstractEmission(eqx.Module):
     """The contract; see the module's description."""
@@ -84,7 +87,7 @@ class AbstractEmission(eqx.Module):
         raise ValueError(f"{type(self).__name__} has no mean")
 
     def log_prob(self, x: Shaped[Array, "..."]) -> Float[Array, "*batch state"]:
-        """log p(x | state) for every state; NaN is missing and counts zero."""
+        """Log p(x | state) for every state; NaN is missing and counts zero."""
         x = jnp.asarray(x)
         event = self.event_shape or ()
         batch = x.shape[: x.ndim - len(event)]
@@ -106,9 +109,11 @@ def parameters(emission: AbstractEmission) -> None:
         raise ValueError(f"{name}() has no parameters yet: fit the model first, or construct {name} with parameters")
 
 
-def as_parameter(value):
+def as_parameter(value) -> Any:
     """A floating array, or None."""
-    if value is None or (not isinstance(value, np.ndarray | list | tuple | float | int) and not hasattr(value, "dtype")):
+    if value is None or (
+        not isinstance(value, np.ndarray | list | tuple | float | int) and not hasattr(value, "dtype")
+    ):
         return value
     array = jnp.asarray(value)
     return array if jnp.issubdtype(array.dtype, jnp.inexact) else array.astype(float)
@@ -139,7 +144,7 @@ def guarded(new, old, weight):
 
 
 def safe_ratio(numerator, denominator):
-    """numerator / denominator, and 0 where the denominator is 0; the latter has the state axis first."""
+    """Numerator / denominator, and 0 where the denominator is 0; the latter has the state axis first."""
     some = denominator > 0
     return jnp.where(some, numerator / jnp.where(some, denominator, 1), 0)
 
@@ -187,13 +192,13 @@ def spread_centres(key, rows: np.ndarray, num_states: int) -> np.ndarray:
         rows = rows[rng.choice(len(rows), 20_000, replace=False)]
     scale = rows.std(0, keepdims=True)
     points = rows / np.where(scale > 0, scale, 1)
-    centres = [rng.integers(len(rows))]
+    centres = [int(rng.integers(len(rows)))]
     for _ in range(1, num_states):
         distance = np.min([((points - points[c]) ** 2).sum(1) for c in centres[-1:]], axis=0)
         nearest = distance if len(centres) == 1 else np.minimum(nearest, distance)
         total = nearest.sum()
         chosen = rng.choice(len(rows), p=nearest / total) if total > 0 else rng.integers(len(rows))
-        centres.append(chosen)
+        centres.append(int(chosen))
     return rows[centres]
 
 

@@ -1,15 +1,16 @@
 """Emissions made of others: mixtures within a state, and products over features."""
 
+import itertools
+
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float
 
 from ...forms.sequences import Sequences
 from ...inference.logspace import logsumexp
 from . import base
-from .base import AbstractEmission
+from .base import AbstractEmission, Parameter
 from .discrete import masked_softmax
 
 
@@ -32,7 +33,7 @@ class Mixture(AbstractEmission):
     """
 
     component: AbstractEmission
-    weights: Float[Array, "state component"] | None = eqx.field(converter=base.as_parameter)
+    weights: Parameter = eqx.field(converter=base.as_parameter)
     num_components: int = eqx.field(static=True)
 
     def __init__(self, component, weights=None, *, num_components=2):
@@ -71,7 +72,7 @@ class Mixture(AbstractEmission):
         return jnp.einsum("km,km...->k...", self.weights, means)
 
     def _joint(self, values):
-        """log weight + log density, (time, state, component, row), and where there is an observation."""
+        """Log weight + log density, (time, state, component, row), and where there is an observation."""
         found = self.component.scores(values)
         found = found.reshape(found.shape[0], *self.weights.shape, found.shape[-1])
         return found + jnp.log(self.weights)[None, :, :, None]
@@ -152,7 +153,9 @@ class Product(AbstractEmission):
             raise ValueError("Product: give at least one emission")
         sizes = {part.num_states for part in self.parts}
         if len(sizes) > 1:
-            raise ValueError(f"Product: the parts have different numbers of states: {[p.num_states for p in self.parts]}")
+            raise ValueError(
+                f"Product: the parts have different numbers of states: {[p.num_states for p in self.parts]}"
+            )
 
     @property
     def num_states(self):
@@ -168,7 +171,7 @@ class Product(AbstractEmission):
     def _split(self, values):
         """Each part's own columns of (time, feature, row)."""
         edges = np.cumsum([0, *self._widths()])
-        columns = [values[:, a:b] for a, b in zip(edges[:-1], edges[1:], strict=True)]
+        columns = [values[:, a:b] for a, b in itertools.pairwise(edges)]
         return [c if part.event_shape else c[:, 0] for part, c in zip(self.parts, columns, strict=True)]
 
     @property
@@ -226,4 +229,4 @@ class Product(AbstractEmission):
         return sum(part.free_parameters() for part in self.parts)
 
     def __repr__(self):
-        return " × ".join(map(repr, self.parts))
+        return " * ".join(map(repr, self.parts))

@@ -10,7 +10,7 @@ from jax.scipy.special import gammaln, xlogy
 from jaxtyping import Array, Float
 
 from . import base
-from .base import AbstractEmission
+from .base import AbstractEmission, Parameter
 
 
 class Dirichlet(NamedTuple):
@@ -50,7 +50,7 @@ class Categorical(AbstractEmission):
         (2, 2)
     """
 
-    probs: Float[Array, "state symbol"] | None = eqx.field(default=None, converter=base.as_parameter)
+    probs: Parameter = eqx.field(default=None, converter=base.as_parameter)
     num_symbols: int | None = eqx.field(default=None, static=True)
 
     def __check_init__(self):
@@ -59,7 +59,9 @@ class Categorical(AbstractEmission):
         if self.probs.ndim != 2:
             raise ValueError(f"Categorical: probs must have shape (state, symbol), got {self.probs.shape}")
         if self.num_symbols not in (None, self.probs.shape[1]):
-            raise ValueError(f"Categorical: probs have {self.probs.shape[1]} symbols, num_symbols is {self.num_symbols}")
+            raise ValueError(
+                f"Categorical: probs have {self.probs.shape[1]} symbols, num_symbols is {self.num_symbols}"
+            )
         base.require("Categorical: probs", self.probs, lambda p: p >= 0, "a probability")
         if base.is_concrete(self.probs):
             sums = np.asarray(self.probs, np.float64).sum(1)
@@ -94,7 +96,11 @@ class Categorical(AbstractEmission):
         limit = np.inf if size is None else size
         if np.asarray(data.values).dtype.kind == "f":
             base.check_values(data, lambda x: x == np.floor(x), "a symbol: symbols are integers from 0")
-        known = "a symbol: symbols are integers from 0" if size is None else f"a known symbol: they run from 0 to {size - 1}"
+        known = (
+            "a symbol: symbols are integers from 0"
+            if size is None
+            else f"a known symbol: they run from 0 to {size - 1}"
+        )
         base.check_values(data, lambda x: (x >= 0) & (x < limit), known)
 
     def _size(self):
@@ -152,7 +158,7 @@ class Bernoulli(AbstractEmission):
         ValueError: an entry outside [0, 1] or a wrong shape.
     """
 
-    probs: Float[Array, "state *feature"] | None = eqx.field(default=None, converter=base.as_parameter)
+    probs: Parameter = eqx.field(default=None, converter=base.as_parameter)
 
     def __check_init__(self):
         _check_rank("Bernoulli", "probs", self.probs)
@@ -224,7 +230,7 @@ class Poisson(AbstractEmission):
         ValueError: a rate that is not positive and finite, or a wrong shape.
     """
 
-    rate: Float[Array, "state *feature"] | None = eqx.field(default=None, converter=base.as_parameter)
+    rate: Parameter = eqx.field(default=None, converter=base.as_parameter)
 
     def __check_init__(self):
         _check_rank("Poisson", "rate", self.rate)
@@ -308,5 +314,3 @@ def _weighted_sums(values, weights, like):
 
 def _empty(total):
     return (total <= 0).reshape(total.shape[0], -1).any(1)
-
-

@@ -14,7 +14,7 @@ from jaxtyping import Array, Float
 from ...inference.rows import certified
 from ...inference.scaled import HIGHEST
 from . import base
-from .base import AbstractEmission
+from .base import AbstractEmission, Parameter
 
 LOG_2PI = math.log(2 * math.pi)
 
@@ -49,14 +49,14 @@ class Normal(AbstractEmission):
         [[-0.9200000166893005, -13.420000076293945], [-13.420000076293945, -0.9200000166893005]]
     """
 
-    loc: Float[Array, "state *feature"] | None = eqx.field(converter=base.as_parameter)
-    variance: Float[Array, "state *feature"] | None = eqx.field(converter=base.as_parameter)
+    loc: Parameter = eqx.field(converter=base.as_parameter)
+    variance: Parameter = eqx.field(converter=base.as_parameter)
     spherical: bool = eqx.field(static=True)
 
     def __init__(self, mean=None, variance=None, *, spherical=False):
         self.loc, self.variance = mean, variance
-        both = mean is not None and variance is not None
-        self.spherical = bool(spherical) or (both and np.ndim(variance) == 1 and np.ndim(mean) == 2)
+        shapes = [np.ndim(x) for x in (mean, variance) if x is not None]
+        self.spherical = bool(spherical) or shapes == [2, 1]
 
     def __check_init__(self):
         if (self.loc is None) != (self.variance is None):
@@ -67,7 +67,9 @@ class Normal(AbstractEmission):
             raise ValueError(f"Normal: mean must have shape (state,) or (state, feature), got {self.loc.shape}")
         wanted = self.loc.shape[:1] if self.spherical else self.loc.shape
         if self.variance.shape != wanted:
-            raise ValueError(f"Normal: variance has shape {self.variance.shape}, mean {self.loc.shape} asks for {wanted}")
+            raise ValueError(
+                f"Normal: variance has shape {self.variance.shape}, mean {self.loc.shape} asks for {wanted}"
+            )
         base.require("Normal: mean", self.loc, np.isfinite, "a finite number")
         base.require("Normal: variance", self.variance, lambda v: (v > 0) & np.isfinite(v), "a positive finite number")
 
@@ -221,8 +223,8 @@ class MultivariateNormal(AbstractEmission):
         ValueError: a covariance that is not symmetric positive definite (with its state), or shapes that do not fit.
     """
 
-    loc: Float[Array, "state feature"] | None = eqx.field(converter=base.as_parameter)
-    covariance: Float[Array, "*state feature feature"] | None = eqx.field(converter=base.as_parameter)
+    loc: Parameter = eqx.field(converter=base.as_parameter)
+    covariance: Parameter = eqx.field(converter=base.as_parameter)
     tied: bool = eqx.field(static=True)
 
     def __init__(self, mean=None, covariance=None, *, tied=False):
