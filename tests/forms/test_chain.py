@@ -69,7 +69,7 @@ def test_dtype_follows_the_input():
         ((INITIAL, np.zeros((3, 3)), NODE), r"pair has shape \(3, 3\); wanted \(2, 2\), or \(3, 2, 2\)"),
         ((INITIAL, np.zeros((4, 2, 2)), NODE), r"pair has shape \(4, 2, 2\)"),
         ((INITIAL, np.zeros(2), NODE), r"pair has shape \(2,\)"),
-        (([0.0, NAN], PAIR, NODE), r"initial\[1\] is NaN or \+inf; log-potentials are finite or −inf"),
+        (([0.0, NAN], PAIR, NODE), r"initial\[1\] is NaN or \+inf; log-potentials are finite or .inf"),
         ((INITIAL, [[0.0, 0.0], [INF, 0.0]], NODE), r"pair\[1, 0\] is NaN or \+inf"),
         ((INITIAL, PAIR, [[0.0, 0.0], [0.0, NAN]]), r"node\[1, 1\] is NaN or \+inf"),
         ((INITIAL, PAIR, NODE, 0), "length is 0, outside 1 … 4"),

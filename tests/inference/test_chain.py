@@ -115,7 +115,7 @@ gradient = jax.jit(jax.value_and_grad(lambda arrays, length: engine.log_partitio
 @pytest.mark.parametrize("time_varying", [False, True])
 def test_gradients_are_marginals(time_varying):
     rng = np.random.default_rng(7)
-    for length in (6, 4):
+    for _ in range(4):
         chain, arrays = padded(rng, "time-varying" if time_varying else "homogeneous", zeros=0.3)
         value, (initial, pair, node) = gradient((chain.initial, chain.pair, chain.node), chain.length)
         truth = oracles.enumerate_chain(*arrays)

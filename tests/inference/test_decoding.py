@@ -1,5 +1,7 @@
 """The best paths against the sorted list of all paths, on ties, past the end of the list, and over many steps."""
 
+import itertools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -12,7 +14,12 @@ from chainrule.inference import decoding
 INF = np.inf
 best = jax.jit(decoding.viterbi)
 several = jax.jit(decoding.k_best, static_argnums=1)
-SHAPES = {"homogeneous": (5, 3, False), "time-varying": (5, 3, True), "one step": (1, 3, False), "one state": (5, 1, False)}
+SHAPES = {
+    "homogeneous": (5, 3, False),
+    "time-varying": (5, 3, True),
+    "one step": (1, 3, False),
+    "one state": (5, 1, False),
+}
 
 
 def padded(rng, kind, zeros):
@@ -137,7 +144,7 @@ def test_rows_with_restarts_are_chains_by_themselves(time_varying):
     found = jax.jit(decoding.best_states)(*(np.float32(x) for x in (initial, into, node)), start)
     for lane in range(lanes):
         edges = [*np.flatnonzero(start[:, lane]), time]
-        for begin, end in zip(edges[:-1], edges[1:], strict=True):
+        for begin, end in itertools.pairwise(edges):
             step = into[begin + 1 : end] if time_varying else pair
             _, truth = oracles.viterbi(initial, step, node[begin:end, :, lane])
             np.testing.assert_array_equal(found[begin:end, lane], truth)
