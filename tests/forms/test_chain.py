@@ -98,6 +98,12 @@ def test_shapes_are_checked_under_jit_and_values_are_not():
         last_node(jnp.zeros(3), *arrays[1:], 4)
 
 
+def test_lengths_given_in_different_ways_are_one_program():
+    kinds = (2, np.int32(2), np.int64(2), jnp.asarray(2), jnp.int32(2))
+    seen = {jax.typeof(cr.Chain(INITIAL, PAIR, NODE, length).length) for length in kinds}
+    assert len(seen) == 1
+
+
 def test_batches_are_made_with_vmap():
     node = jnp.arange(24.0).reshape(3, 4, 2)
     chains = jax.vmap(lambda x: cr.Chain(jnp.zeros(2), jnp.zeros((2, 2)), x))(node)

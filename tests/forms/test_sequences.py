@@ -173,6 +173,7 @@ def test_rows_are_filled():
         ([np.ones(2), 3.0], None, "sequence 1 is a single number"),
         (np.ones(5), [2, 2], "lengths add up to 4, but the array has 5 steps"),
         (np.ones(5), [5, 0], "sequence 1 is empty"),
+        (np.ones(5), [-1, 6], "lengths"),
         (np.ones(5), [2.0, 3.0], "lengths must be a list of integers"),
         (np.ones(5), 5, "lengths must be a list of integers"),
         (np.ones(0), [], "lengths must be a list of integers"),

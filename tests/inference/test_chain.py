@@ -1,6 +1,7 @@
 """Queries on one chain against brute force: every answer, every gradient, and the frequencies of sampled paths."""
 
 import itertools
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -10,6 +11,7 @@ import pytest
 
 import chainrule as cr
 from chainrule.inference import chain as engine
+from chainrule.inference import decoding
 
 KINDS = {  # time, states, time_varying: one compiled program each, lengths are traced
     "homogeneous": (6, 3, False),
@@ -155,6 +157,95 @@ def test_gradients_scale_and_pass_through_functions_of_the_potentials():
         return 3.0 * engine.log_partition(cr.Chain(*(scale * jnp.asarray(a, jnp.float32) for a in arrays)))
 
     assert float(jax.jit(slope)(1.0)) == pytest.approx(3 * expected_score, rel=1e-5)
+
+
+def test_filter_has_gradients():
+    """Its log-partition has the marginals as gradient, like any other."""
+    arrays = oracles.random_chain(np.random.default_rng(13), time=6, states=3, zeros=0.3)
+    slopes = jax.jit(jax.grad(lambda chain: engine.filter(chain).log_partition))(cr.Chain(*arrays))
+    np.testing.assert_allclose(slopes.node, oracles.forward_backward(*arrays).marginals, atol=3e-6)
+
+
+def test_entropy_has_gradients():
+    """Central differences of the oracle in float64."""
+    initial, pair, node = oracles.random_chain(np.random.default_rng(14), time=6, states=3)
+    with jax.enable_x64(True):
+        slopes = jax.jit(jax.grad(engine.entropy))(cr.Chain(initial, pair, node))
+    for place in np.ndindex(node.shape):
+        step = np.zeros_like(node)
+        step[place] = 1e-4
+        ends = [oracles.forward_backward(initial, pair, node + sign * step).entropy for sign in (1, -1)]
+        assert float(slopes.node[place]) == pytest.approx((ends[0] - ends[1]) / 2e-4, abs=1e-7)
+
+
+def test_second_derivatives_are_covariances():
+    """The Hessian of log Z by the node potentials: derivatives of the marginals, by central differences."""
+    initial, pair, node = oracles.random_chain(np.random.default_rng(15), time=4, states=2)
+    with jax.enable_x64(True):
+        found = jax.hessian(lambda node: engine.log_partition(cr.Chain(initial, pair, node)))(jnp.asarray(node))
+    for place in np.ndindex(node.shape):
+        step = np.zeros_like(node)
+        step[place] = 1e-4
+        ends = [oracles.forward_backward(initial, pair, node + sign * step).marginals for sign in (1, -1)]
+        np.testing.assert_allclose(found[place], (ends[0] - ends[1]) / 2e-4, atol=1e-7)
+
+
+@pytest.mark.parametrize("shift", [-200.0, 100.0])
+def test_prediction_does_not_depend_on_the_size_of_the_potentials(shift):
+    initial, pair, node = oracles.random_chain(np.random.default_rng(16), time=6, states=3)
+    plain = answers(cr.Chain(initial, pair, node))["filter"]
+    shifted = answers(cr.Chain(initial + shift, pair + shift, node))["filter"]
+    np.testing.assert_allclose(shifted.predicted, plain.predicted, atol=1e-4)
+
+
+def test_prediction_past_the_length_is_zero_whatever_stands_there():
+    initial, pair, node = oracles.random_chain(np.random.default_rng(17), time=6, states=3, time_varying=True)
+    pair[3:] = 1e3
+    with jax.enable_x64(True):
+        predicted = np.asarray(answers(cr.Chain(initial, pair, node, 4))["filter"].predicted)
+    np.testing.assert_array_equal(predicted[4:], 0)
+    np.testing.assert_allclose(predicted[:4].sum(1), 1)
+
+
+@pytest.mark.parametrize("dtype", [np.int32, np.int64])
+def test_a_length_of_any_integer_type(dtype):
+    arrays = oracles.random_chain(np.random.default_rng(18), time=6, states=3)
+    with jax.enable_x64(True):
+        found = answers(cr.Chain(*arrays, dtype(4)))
+    truth = oracles.forward_backward(*arrays[:2], arrays[2][:4])
+    assert float(found["log_partition"]) == pytest.approx(truth.log_partition, abs=1e-12)
+
+
+@pytest.mark.parametrize(
+    "query",
+    [
+        engine.log_partition,
+        engine.marginals,
+        engine.filter,
+        engine.entropy,
+        partial(engine.sample, jax.random.key(0), num_samples=3),
+        decoding.viterbi,
+        partial(decoding.k_best, k=3),
+        jax.grad(engine.log_partition),
+    ],
+    ids=["log_partition", "marginals", "filter", "entropy", "sample", "viterbi", "k_best", "grad"],
+)
+def test_asking_twice_compiles_once(query):
+    """Called plainly, outside `jax.jit`, as a user would at a prompt."""
+    first, second = (cr.Chain(*oracles.random_chain(np.random.default_rng(n), time=6, states=3)) for n in (19, 20))
+    compiled = []
+
+    def listen(event, _, **__):
+        if event.endswith("backend_compile_duration"):
+            compiled.append(event)
+
+    query(first)
+    jax.monitoring.register_event_duration_secs_listener(listen)
+    try:
+        query(second)
+    finally:
+        jax.monitoring.unregister_event_duration_listener(listen)
+    assert not compiled
 
 
 DRAWS = 200_000

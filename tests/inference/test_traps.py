@@ -72,6 +72,30 @@ def test_evidence_abandons_a_state_and_comes_back(backwards):
         np.testing.assert_allclose(found.pair_counts, truth.pair_marginals.sum(0), atol=1e-3)
 
 
+@pytest.mark.parametrize("wide", [False, True])
+def test_evidence_leaves_a_state_at_both_ends_and_wants_it_in_between(wide):
+    """Each direction loses state 1 at its own end, so neither sees that it wins by 100 nats in the middle."""
+    size = 20 if wide else 1  # past what float64 holds, past what float32 holds
+    ends, middle = np.repeat([[0.0, -10.0]], 20, axis=0), np.repeat([[-5.0, 0.0]], 100, axis=0)
+    arrays = np.log([0.5, 0.5]), EYE, size * np.concatenate([ends, middle, ends])
+    truth = oracles.forward_backward(*arrays)
+    with jax.enable_x64(wide):
+        found = marginals(cr.Chain(*arrays))
+    assert float(found.log_partition) == pytest.approx(truth.log_partition, rel=1e-6)
+    np.testing.assert_allclose(found.unary, truth.marginals, atol=1e-6)
+
+
+@pytest.mark.parametrize("seed", [0, 6, 10])
+def test_two_chains_that_never_mix(seed):
+    """Blocks that do not communicate, as in a mixture: their evidence is a random walk, and the sum is known."""
+    node = np.float32(1.5 * np.random.default_rng(seed).normal(size=(10_000, 2)))
+    alone = node.astype(np.float64).sum(0)
+    found = marginals(cr.Chain(np.zeros(2), EYE, node))
+    assert float(found.log_partition) == pytest.approx(np.logaddexp(*alone), abs=1e-2)
+    share = np.exp(alone - np.logaddexp(*alone))
+    np.testing.assert_allclose(found.unary, np.broadcast_to(share, (10_000, 2)), atol=1e-2)
+
+
 def test_impossible_chain_has_zero_gradients():
     arrays = np.array([0.0, -INF]), EYE, np.array([[0.0, -INF], [-INF, 0.0]])
     found = marginals(cr.Chain(*arrays))
