@@ -235,7 +235,6 @@ def test_permutation_of_states_changes_no_probability():
 def test_known_states_condition_everything(known):
     hmm, exact = model(), truth(X, known)
     labels = [None if t not in known else "abc"[known[t]] for t in range(6)]
-    indices = [None if t not in known else known[t] for t in range(6)]
     close(hmm.log_prob(X, known=labels), exact.log_partition)
     posterior = hmm.posterior(X, known=labels)
     close(posterior.marginals, exact.marginals)
@@ -246,7 +245,7 @@ def test_known_states_condition_everything(known):
     drawn = hmm.sample_posterior(jax.random.key(1), X, 5, known=labels).states
     assert all((drawn[:, t] == state).all() for t, state in known.items())
     nameless = cr.HMM(INITIAL, TRANSITION, hmm.emission)
-    close(nameless.log_prob(X, known=[-1 if i is None else i for i in indices]), exact.log_partition)
+    close(nameless.log_prob(X, known=[known.get(t, -1) for t in range(6)]), exact.log_partition)
 
 
 def test_known_states_of_a_ragged_list():
@@ -306,7 +305,7 @@ def test_samples_have_the_prior_marginals():
 
 
 class Table(NamedTuple):
-    """A distribution in NumPyro's shape that is none of NumPyro's: log-probabilities of symbols, one column per state."""
+    """A distribution in NumPyro's shape that is none of NumPyro's: log-probabilities [symbol, state]."""
 
     log_table: jax.Array  # (symbol, state)
 
@@ -470,7 +469,10 @@ def test_models_that_cannot_be(build, message):
         ([[0.1, 0.2], []], "sequence 1 is empty"),
         (np.zeros((0,)), "sequence 0 is empty"),
         (np.zeros((2, 0)), "sequence 0 is empty"),
-        ([np.zeros(3), np.zeros((3, 2))], r"sequence 1 has observations of shape \(2,\), but sequence 0 has shape \(\)"),
+        (
+            [np.zeros(3), np.zeros((3, 2))],
+            r"sequence 1 has observations of shape \(2,\), but sequence 0 has shape \(\)",
+        ),
         (np.zeros((2, 3, 4)), r"shape \(2, 3, 4\)"),
         ([np.zeros((3, 2))], r"each sequence must have shape \(time,\), got \(time, 2\)"),
         (np.array([0.0, np.inf]), "sequence 0, step 1: inf is not a finite number"),
@@ -486,7 +488,11 @@ def test_data_that_cannot_be_sequences(data, message):
 @pytest.mark.parametrize(
     ("emission", "data", "message"),
     [
-        (cr.emissions.Categorical([[0.5, 0.5]] * 2), [0, 1, 2], "step 2: 2 is not a known symbol: they run from 0 to 1"),
+        (
+            cr.emissions.Categorical([[0.5, 0.5]] * 2),
+            [0, 1, 2],
+            "step 2: 2 is not a known symbol: they run from 0 to 1",
+        ),
         (cr.emissions.Categorical([[0.5, 0.5]] * 2), [[0, 1], [-1]], "sequence 1, step 0: -1 is not a known symbol"),
         (cr.emissions.Categorical([[0.5, 0.5]] * 2), [0.5], r"0\.5 is not a symbol: symbols are integers from 0"),
         (cr.emissions.Poisson([1.0, 2.0]), [3, -1], "sequence 0, step 1: -1 is not a count"),
