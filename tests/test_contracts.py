@@ -213,3 +213,9 @@ def test_forms_and_results_have_short_reprs():
         assert "Array" not in repr(thing)
         assert "[" not in repr(thing)
     assert repr(model) == "HMM(2 states, Poisson)"
+
+
+def test_entropy_has_a_gradient():
+    gradient = jax.grad(chain_engine.entropy)(a_chain())
+    assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(gradient))
+    assert any(np.asarray(leaf).any() for leaf in jax.tree.leaves(gradient))

@@ -101,3 +101,12 @@ def test_the_gradient_of_the_total_is_that_of_finite_differences():
 def test_methods_that_cannot_be(build, message):
     with pytest.raises(ValueError, match=message):
         build()
+
+
+def test_a_wild_step_is_reported_as_divergence():
+    wild = quakes(2).fit(X, method=cr.Adam(max_iterations=590, learning_rate=1e4))
+    assert wild.status is cr.Status.DIVERGED
+
+
+def test_degenerate_has_an_entry_for_each_state():
+    assert quakes(2).fit(X, method=ADAM).degenerate.shape == (2,)

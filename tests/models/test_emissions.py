@@ -1,5 +1,6 @@
 """Emissions: densities against scipy, draws against moments, the M-step against weighted formulas and its optimum."""
 
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -458,3 +459,95 @@ def test_a_custom_family_is_learned_by_gradient():
     assert np.isfinite(fit.history).all()
     with pytest.raises(ValueError, match="no closed-form M-step; fit with Adam or LBFGS"):
         hmm.fit(x)
+
+
+# Corners
+
+
+def test_a_certain_flag_has_a_finite_gradient():
+    gradient = jax.jit(jax.grad(lambda e: jnp.where(jnp.eye(2) > 0, e.log_prob(jnp.array([0, 1])), 0).sum()))(
+        E.Bernoulli([0.0, 1.0])
+    )
+    assert np.isfinite(gradient.probs).all()
+
+
+def test_a_feature_that_is_always_missing_does_not_stop_the_others():
+    values, weights, rows, w = plain("normal diagonal", missing=False)
+    values[:, 1] = NAN
+    emission = FAMILIES["normal diagonal"]()
+    new = m_step(emission, values, weights, None, jax.random.key(0))[0]
+    np.testing.assert_allclose(new.loc[:, 0], w.T @ rows[:, 0] / w.sum(0), rtol=1e-5)
+    np.testing.assert_array_equal(new.loc[:, 1], emission.loc[:, 1])
+    np.testing.assert_array_equal(new.variance[:, 1], emission.variance[:, 1])
+
+
+def test_a_mixture_starts_with_the_tied_covariance_of_the_data():
+    x = np.random.default_rng(0).normal(size=(40, 2)) @ np.array([[1.0, 0.9], [0.0, 0.4]])
+    family = E.Mixture(E.MultivariateNormal(tied=True), num_components=1)  # two components, two features
+    started = family.initialise(jax.random.key(0), 2, cr.Sequences.pack(x))
+    np.testing.assert_allclose(started.component.covariance, np.cov(x.T), rtol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("emission", "prior", "message"),
+    [
+        (E.Categorical([[0.5, 0.5], [0.2, 0.8]]), E.Dirichlet(0.5), "concentration"),
+        (E.Bernoulli([0.5, 0.2]), E.Beta(0.5, 1.0), "yes"),
+        (E.Poisson([1.0, 2.0]), E.Gamma(0.5, 1.0), "shape"),
+        (E.Poisson([1.0, 2.0]), E.Gamma(1.0, -1.0), "inverse_scale"),
+        (E.Normal([0.0, 1.0], [1.0, 1.0]), E.NormalInverseGamma(0.0, -1.0, 1.0, 1.0), "strength"),
+        (E.Categorical([[0.5, 0.5], [0.2, 0.8]]), E.Gamma(2.0, 1.0), "Dirichlet"),  # another family's prior
+    ],
+)
+def test_emission_priors_without_a_maximum_are_refused(emission, prior, message):
+    from chainrule.models.hmm import HMMPrior
+
+    hmm = cr.HMM([0.5, 0.5], np.full((2, 2), 0.5), emission)
+    with pytest.raises(ValueError, match=message):
+        hmm.fit([0, 1, 0, 1], method=cr.EM(max_iterations=1), prior=HMMPrior(emission=prior))
+
+
+@pytest.mark.lenient
+def test_nothing_but_missing_steps_under_a_custom_family():
+    hmm = cr.HMM([0.5, 0.5], np.full((2, 2), 0.5), E.Custom(make=gammas, free=(jnp.zeros(2), jnp.ones(2))))
+    x = np.array([NAN, NAN])
+    assert float(hmm.log_prob(x)) == pytest.approx(0, abs=1e-6)
+    gradient = jax.grad(lambda m: m.log_prob(x))(hmm)
+    assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(gradient))
+
+
+@pytest.mark.lenient
+def test_an_observation_outside_the_support_is_named():
+    hmm = cr.HMM([0.5, 0.5], np.full((2, 2), 0.5), E.Custom(make=gammas, free=(jnp.ones(2), jnp.ones(2))))
+    with pytest.raises(ValueError, match="sequence 0, step 1"):
+        hmm.log_prob(np.array([1.0, -1.0]))
+
+
+# A network's scores
+
+
+def scored(network):
+    return cr.HMM([0.5, 0.5], [[0.8, 0.2], [0.2, 0.8]], E.Score(network, 2, (3,)))
+
+
+@pytest.mark.parametrize("kind", ["linear", "perceptron"])
+def test_a_network_scores_the_states(kind):
+    key = jax.random.key(0)
+    network = eqx.nn.Linear(3, 2, key=key) if kind == "linear" else eqx.nn.MLP(3, 2, 4, 1, key=key)
+    x = np.random.default_rng(0).normal(size=(8, 3)).astype(np.float32)
+    x[2, 1] = NAN
+    hmm = scored(network)
+    node = np.array([np.zeros(2) if np.isnan(row).any() else np.asarray(network(jnp.asarray(row))) for row in x])
+    wanted = oracles.forward_backward(np.log([0.5, 0.5]), np.log([[0.8, 0.2], [0.2, 0.8]]), node)
+    assert float(hmm.log_prob(x)) == pytest.approx(wanted.log_partition, abs=1e-4)
+    np.testing.assert_allclose(hmm.posterior(x).marginals, wanted.marginals, atol=1e-5)
+    fit = hmm.fit(x, method=cr.Adam(max_iterations=5, tolerance=0))
+    assert fit.log_prob > float(hmm.log_prob(x))
+    with pytest.raises(ValueError, match="nothing to sample from"):
+        hmm.sample(jax.random.key(0), 3)
+
+
+def test_the_order_of_states_does_not_scramble_a_network():
+    hmm = scored(eqx.nn.MLP(3, 2, 4, 1, key=jax.random.key(0)))
+    x = np.random.default_rng(0).normal(size=(8, 3)).astype(np.float32)
+    assert float(hmm.permute([1, 0]).log_prob(x)) == pytest.approx(float(hmm.log_prob(x)), rel=1e-5)

@@ -284,3 +284,14 @@ def test_fits_are_pytrees():
     again = jax.tree.unflatten(*reversed(jax.tree.flatten(fit)))
     assert again.log_prob == fit.log_prob
     assert jnp.array_equal(again.model.transition, fit.model.transition)
+
+
+# Counting
+
+
+@pytest.mark.parametrize("name", ["categorical", "normal full", "mixture"])
+def test_a_frozen_emission_counts_for_nothing(name):
+    example = next(e for e in zoo.HMMS if e.name == name)
+    model = example.make()
+    fit = model.fit(example.data, method=cr.EM(max_iterations=1), frozen=lambda m: m.emission)
+    assert fit.num_parameters == 1 + 2

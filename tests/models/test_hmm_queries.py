@@ -513,3 +513,52 @@ def test_observations_that_the_emission_cannot_make(emission, data, message):
         hmm.log_prob(data)
     with pytest.raises(ValueError, match=message):
         hmm.fit(data)
+
+
+# Zeros and gradients
+
+
+def test_an_impossible_sequence_has_a_zero_gradient_everywhere():
+    gradient = jax.grad(lambda m: m.log_prob([0, 1]))(impossible())
+    np.testing.assert_array_equal(gradient.emission.probs, np.zeros((2, 2)))
+
+
+def test_a_symbol_that_one_state_cannot_make_leaves_the_gradient_finite():
+    hmm = cr.HMM([0.5, 0.5], [[0.9, 0.1], [0.2, 0.8]], cr.emissions.Categorical([[0.5, 0.5, 0.0], [0.2, 0.3, 0.5]]))
+    x = np.array([0, 2, 1])
+    gradient = np.asarray(jax.grad(lambda m: m.log_prob(x))(hmm).emission.probs)
+    assert np.isfinite(gradient).all()
+    marginals = hmm.posterior(x).marginals
+    probs = np.asarray(hmm.emission.probs)
+    wanted = np.zeros((2, 3))
+    np.add.at(wanted.T, x, marginals)
+    close(np.where(probs > 0, gradient, 0), np.where(probs > 0, wanted / np.where(probs > 0, probs, 1), 0), 1e-4)
+
+
+def test_an_unknown_symbol_in_traced_data_is_not_taken_for_the_last_one():
+    hmm = cr.HMM([0.5, 0.5], np.full((2, 2), 0.5), cr.emissions.Categorical([[0.9, 0.1], [0.2, 0.8]]))
+    found = jax.jit(hmm.log_prob)(jnp.array([0, 2]))  # values cannot be checked here
+    assert not np.isfinite(found)
+
+
+# Order of states
+
+
+def test_states_align_by_what_they_explain():
+    hmm = model()
+    other = hmm.permute([2, 0, 1])
+    assert other.align(hmm, [X, Y]).states == hmm.states
+    assert other.align(hmm, X).states == hmm.states
+
+
+def test_symbols_have_no_order_that_could_align_states():
+    emission = cr.emissions.Categorical([[0.5, 0.0, 0.5], [0.0, 1.0, 0.0]])  # the same mean symbol, 1
+    hmm = cr.HMM([0.5, 0.5], [[0.9, 0.1], [0.2, 0.8]], emission)
+    np.testing.assert_array_equal(hmm.permute([1, 0]).align(hmm).emission.probs, emission.probs)
+
+
+def test_a_tied_covariance_belongs_to_no_state():
+    emission = cr.emissions.MultivariateNormal([[0.0, 0.0], [1.0, 1.0]], [[1.0, 0.3], [0.3, 2.0]])
+    turned = cr.HMM([0.5, 0.5], [[0.9, 0.1], [0.2, 0.8]], emission).permute([1, 0])
+    np.testing.assert_array_equal(turned.emission.covariance, emission.covariance)
+    np.testing.assert_array_equal(turned.emission.loc, emission.loc[::-1])

@@ -201,3 +201,32 @@ def test_random_chains_are_valid_and_reproducible():
     np.testing.assert_array_equal(first.transition, second.transition)
     np.testing.assert_allclose(first.transition.sum(1), 1, rtol=1e-6)
     assert not np.array_equal(cr.MarkovChain.random(jax.random.key(4), 4).transition, first.transition)
+
+
+# Corners
+
+
+def test_the_gradient_is_finite_where_a_step_is_forbidden():
+    gradient = jax.grad(lambda m: m.log_prob([0, 0, 1, 2]))(cr.MarkovChain([0.5, 0.5, 0.0], WEATHER))
+    wanted = np.zeros((3, 3))
+    wanted[0, 0], wanted[0, 1], wanted[1, 2] = 1 / 0.8, 1 / 0.2, 1 / 0.3
+    np.testing.assert_allclose(gradient.transition, wanted, rtol=1e-6)
+    np.testing.assert_allclose(gradient.initial, [2, 0, 0], rtol=1e-6)
+
+
+def test_names_may_be_tuples_as_in_a_grid():
+    grid = cr.MarkovChain.from_graph(nx.grid_2d_graph(2, 2).to_directed())
+    path = [(0, 0), (0, 1), (1, 1)]
+    assert float(grid.log_prob(path)) == pytest.approx(np.log(0.25 * 0.5 * 0.5), rel=1e-6)
+    assert cr.MarkovChain.from_sequences([path], smoothing=1.0).states == tuple(path)
+    assert grid.labels([0, 3]).tolist() == [(0, 0), (1, 1)]
+
+
+def test_a_start_that_is_forbidden_is_refused():
+    with pytest.raises(ValueError, match="start"):
+        cr.MarkovChain([1.0, 0.0], np.full((2, 2), 0.5)).fit([[1, 0, 1]])
+
+
+def test_parameters_are_counted_in_the_model_and_not_in_what_was_learned():
+    fit = cr.MarkovChain(np.full(3, 1 / 3), np.full((3, 3), 1 / 3)).fit([[0, 0, 1, 2, 1], [1, 2, 2, 0], [0]])
+    assert fit.num_parameters == 2 + 6
