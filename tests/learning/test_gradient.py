@@ -1,0 +1,112 @@
+"""Fitting by gradient ends where EM ends."""
+
+import jax
+import numpy as np
+import pytest
+import zoo
+from jax.flatten_util import ravel_pytree
+
+import chainrule as cr
+from chainrule.learning import gradient
+from chainrule.models.hmm import HMMPrior
+
+E = cr.emissions
+X = zoo.EARTHQUAKES
+ADAM = cr.Adam(max_iterations=600, learning_rate=0.05, tolerance=1e-6)
+LBFGS = cr.LBFGS(max_iterations=150)
+
+
+def quakes(num_states):
+    rates = np.quantile(X, (np.arange(num_states) + 0.5) / num_states)
+    transition = np.full((num_states, num_states), 0.2 / (num_states - 1))
+    np.fill_diagonal(transition, 0.8)
+    return cr.HMM(np.full(num_states, 1 / num_states), transition, E.Poisson(rates))
+
+
+@pytest.mark.parametrize(
+    ("method", "num_states", "value", "rates"),
+    [
+        (ADAM, 2, 341.8787, [15.421, 26.018]),
+        (LBFGS, 3, 328.5275, [13.134, 19.713, 29.710]),
+    ],
+    ids=["adam 2", "lbfgs 3"],
+)
+def test_earthquakes_as_published(method, num_states, value, rates):
+    fit = quakes(num_states).fit(X, method=method)
+    # the start is almost surely in one state: its logit runs off to infinity, and the likelihood creeps after it
+    assert -fit.log_prob == pytest.approx(value, abs=5e-3)
+    np.testing.assert_allclose(np.sort(fit.model.emission.rate), rates, atol=1.5e-2)
+    assert fit.status in (cr.Status.CONVERGED, cr.Status.MAX_ITERATIONS)
+    assert fit.num_parameters == num_states - 1 + num_states * (num_states - 1) + num_states
+    assert fit.history[-1] > fit.history[0]
+    assert len(fit.history) <= method.max_iterations
+
+
+def test_a_second_fit_compiles_nothing():
+    quakes(2).fit(X, method=ADAM)
+    before = gradient._descend._cache_size()
+    slower = quakes(2).fit(X[::-1].copy(), method=cr.Adam(max_iterations=590, learning_rate=0.01, tolerance=1e-4))
+    assert gradient._descend._cache_size() == before
+    assert slower.status is cr.Status.CONVERGED
+    assert slower.iterations < 590
+
+
+def test_adam_with_a_prior_zeros_holes_and_frozen_parts():
+    model = cr.HMM([1.0, 0.0], [[0.9, 0.1], [0.0, 1.0]], E.Poisson([10.0, 20.0]))
+    x = np.where(np.arange(107) % 10 == 3, np.nan, X)
+    prior = HMMPrior(transition=2.0, emission=E.Gamma(4.0, 0.5))
+    fit = model.fit(
+        [x[:60], x[60:]], method=cr.Adam(max_iterations=40, tolerance=0), prior=prior, frozen=lambda m: m.initial
+    )
+    np.testing.assert_array_equal(fit.model.initial, model.initial)
+    assert fit.model.transition[1, 0] == 0
+    assert fit.model.transition[1, 1] == 1
+    assert not np.array_equal(fit.model.emission.rate, model.emission.rate)
+    assert fit.history[-1] > fit.history[0]
+    rate, step = (np.asarray(a, float) for a in (fit.model.emission.rate, fit.model.transition))
+    log_prior = np.log(step[0]).sum() + (3 * np.log(rate) - 0.5 * rate).sum()
+    assert fit.restart_objectives[0] == pytest.approx(fit.log_prob + log_prior, rel=1e-5)
+    assert fit.num_parameters == 1 + 2
+
+
+@pytest.mark.parametrize("example", zoo.HMMS, ids=lambda e: e.name)
+def test_free_parameters_and_back(example):
+    model = example.make()
+    back = jax.jit(lambda m: m.constrained(m.unconstrained()))(model)
+    assert jax.tree.structure(back) == jax.tree.structure(model)
+    for leaf, other in zip(jax.tree.leaves(back), jax.tree.leaves(model), strict=True):
+        np.testing.assert_allclose(leaf, other, rtol=2e-5, atol=1e-6)
+
+
+def test_the_gradient_of_the_total_is_that_of_finite_differences():
+    model, data = quakes(2), cr.Sequences.pack([X[:60], X[60:]])
+    free, back = ravel_pytree(model.unconstrained())
+    value = jax.jit(lambda f: model.constrained(back(f)).total(data))
+    slope = jax.jit(jax.grad(lambda f: model.constrained(back(f)).total(data)))(free)
+    for i in range(free.size):
+        step = np.zeros(free.size, np.float32)
+        step[i] = 0.02
+        numeric = (value(free + step) - value(free - step)) / 0.04
+        assert float(slope[i]) == pytest.approx(float(numeric), abs=0.05, rel=0.02)
+
+
+@pytest.mark.parametrize(
+    ("build", "message"),
+    [
+        (lambda: cr.Adam(max_iterations=0), "Adam: max_iterations is 0"),
+        (lambda: cr.Adam(learning_rate=0.0), r"Adam: learning_rate is 0\.0"),
+        (lambda: cr.LBFGS(max_iterations=0), "LBFGS: max_iterations is 0"),
+    ],
+)
+def test_methods_that_cannot_be(build, message):
+    with pytest.raises(ValueError, match=message):
+        build()
+
+
+def test_a_wild_step_is_reported_as_divergence():
+    wild = quakes(2).fit(X, method=cr.Adam(max_iterations=590, learning_rate=1e4))
+    assert wild.status is cr.Status.DIVERGED
+
+
+def test_degenerate_has_an_entry_for_each_state():
+    assert quakes(2).fit(X, method=ADAM).degenerate.shape == (2,)

@@ -1,0 +1,553 @@
+"""Emissions: densities against scipy, draws against moments, the M-step against weighted formulas and its optimum."""
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+import oracles
+import pytest
+from jax.flatten_util import ravel_pytree
+from scipy import stats
+
+import chainrule as cr
+
+E = cr.emissions
+NAN = np.nan
+FULL = np.array([[[1.0, 0.4], [0.4, 2.0]], [[0.7, -0.2], [-0.2, 0.5]]])
+MEAN = np.array([[0.0, 1.0], [2.0, -1.0]])
+
+FAMILIES = {
+    "categorical": lambda: E.Categorical([[0.6, 0.3, 0.1], [0.1, 0.2, 0.7]]),
+    "bernoulli": lambda: E.Bernoulli([0.2, 0.7]),
+    "bernoulli vectors": lambda: E.Bernoulli([[0.2, 0.7], [0.5, 0.9]]),
+    "poisson": lambda: E.Poisson([1.5, 6.0]),
+    "poisson vectors": lambda: E.Poisson([[1.5, 6.0], [3.0, 0.5]]),
+    "normal": lambda: E.Normal([0.0, 2.0], [1.0, 0.5]),
+    "normal diagonal": lambda: E.Normal(MEAN, [[1.0, 2.0], [0.5, 0.7]]),
+    "normal spherical": lambda: E.Normal(MEAN, [1.0, 0.5]),
+    "normal full": lambda: E.MultivariateNormal(MEAN, FULL),
+    "normal tied": lambda: E.MultivariateNormal(MEAN, FULL[0]),
+    "mixture": lambda: E.Mixture(E.Normal([0.0, 1.0, 3.0, 5.0], [1.0, 0.5, 2.0, 1.0]), [[0.3, 0.7], [0.9, 0.1]]),
+    "product": lambda: E.Product(E.Normal([0.0, 2.0], [1.0, 0.5]), E.Poisson([1.5, 6.0])),
+}
+
+log_prob = jax.jit(lambda emission, x: emission.log_prob(x))
+
+
+def per_state(density):
+    """The density under both states, on the last axis."""
+    return np.stack([density(0), density(1)], axis=-1)
+
+
+def observations(name, rng, size):
+    """Something each family can make, as (size, *event)."""
+    if name == "categorical":
+        return rng.integers(0, 3, size).astype(float)
+    if name.startswith("bernoulli"):
+        return rng.integers(0, 2, (size, 2) if "vectors" in name else size).astype(float)
+    if name.startswith("poisson"):
+        return rng.poisson(4, (size, 2) if "vectors" in name else size).astype(float)
+    if name == "product":
+        return np.stack([rng.normal(size=size), rng.poisson(4, size)], axis=1)
+    return rng.normal(1, 2, size) if name in ("normal", "mixture") else rng.normal(1, 1.5, (size, 2))
+
+
+# Densities
+
+
+def test_densities_are_those_of_scipy():
+    x, v = np.array([-1.0, 0.3, 4.0]), np.array([[0.0, 1.0], [1.5, -2.0], [3.0, 0.2]])
+    counts, flags, symbols = np.array([0, 3, 9]), np.array([0, 1, 1]), np.array([0, 2, 1])
+    normal = stats.norm.logpdf
+    bumps = lambda a, b, w: np.log(w * np.exp(normal(x, *a)) + (1 - w) * np.exp(normal(x, *b)))  # noqa: E731
+    wanted = {
+        "categorical": (symbols, np.log([[0.6, 0.1], [0.1, 0.7], [0.3, 0.2]])),
+        "bernoulli": (flags, per_state(lambda k: stats.bernoulli.logpmf(flags, [0.2, 0.7][k]))),
+        "bernoulli vectors": (
+            np.stack([flags, 1 - flags], 1),
+            per_state(
+                lambda k: (
+                    stats.bernoulli.logpmf(flags, [0.2, 0.5][k]) + stats.bernoulli.logpmf(1 - flags, [0.7, 0.9][k])
+                )
+            ),
+        ),
+        "poisson": (counts, per_state(lambda k: stats.poisson.logpmf(counts, [1.5, 6.0][k]))),
+        "poisson vectors": (
+            np.stack([counts, 2 * counts], 1),
+            per_state(
+                lambda k: stats.poisson.logpmf(counts, [1.5, 3.0][k]) + stats.poisson.logpmf(2 * counts, [6.0, 0.5][k])
+            ),
+        ),
+        "normal": (x, per_state(lambda k: normal(x, [0, 2][k], np.sqrt([1, 0.5])[k]))),
+        "normal diagonal": (
+            v,
+            per_state(lambda k: normal(v, MEAN[k], np.sqrt([[1.0, 2.0], [0.5, 0.7]])[k]).sum(1)),
+        ),
+        "normal spherical": (v, per_state(lambda k: normal(v, MEAN[k], np.sqrt([1.0, 0.5])[k]).sum(1))),
+        "normal full": (v, per_state(lambda k: stats.multivariate_normal.logpdf(v, MEAN[k], FULL[k]))),
+        "normal tied": (v, per_state(lambda k: stats.multivariate_normal.logpdf(v, MEAN[k], FULL[0]))),
+        "mixture": (
+            x,
+            np.stack(
+                [
+                    bumps((0, 1), (1, np.sqrt(0.5)), 0.3),
+                    bumps((3, np.sqrt(2)), (5, 1), 0.9),
+                ],
+                axis=-1,
+            ),
+        ),
+        "product": (
+            np.stack([x, counts], 1),
+            per_state(
+                lambda k: normal(x, [0, 2][k], np.sqrt([1, 0.5])[k]) + stats.poisson.logpmf(counts, [1.5, 6.0][k])
+            ),
+        ),
+    }
+    assert wanted.keys() == FAMILIES.keys()
+    for name, (data, densities) in wanted.items():
+        np.testing.assert_allclose(log_prob(FAMILIES[name](), data), densities, rtol=2e-6, atol=1e-5, err_msg=name)
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_what_is_missing_counts_nothing_and_has_a_finite_gradient(name):
+    emission = FAMILIES[name]()
+    x = observations(name, np.random.default_rng(0), 2)
+    x[0] = NAN
+    if x.ndim == 2:
+        x[1, 0] = NAN
+    value, gradient = jax.jit(jax.value_and_grad(lambda e: e.log_prob(x).sum()))(emission)
+    assert np.isfinite(value)
+    assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(gradient))
+    np.testing.assert_allclose(log_prob(emission, x)[0], [0, 0], atol=1e-6)
+
+
+def test_missing_features_leave_the_marginal_density():
+    v = np.array([[NAN, 1.0], [1.5, NAN], [0.3, 0.4]])
+    wanted = per_state(
+        lambda k: np.array(
+            [
+                stats.norm.logpdf(1.0, MEAN[k, 1], np.sqrt(FULL[k, 1, 1])),
+                stats.norm.logpdf(1.5, MEAN[k, 0], np.sqrt(FULL[k, 0, 0])),
+                stats.multivariate_normal.logpdf(v[2], MEAN[k], FULL[k]),
+            ]
+        )
+    )
+    np.testing.assert_allclose(log_prob(FAMILIES["normal full"](), v), wanted, rtol=1e-5)
+    diagonal = log_prob(FAMILIES["normal diagonal"](), v)
+    np.testing.assert_allclose(diagonal[0], stats.norm.logpdf(1.0, MEAN[:, 1], np.sqrt([2.0, 0.7])), rtol=1e-5)
+    product = log_prob(FAMILIES["product"](), np.array([[NAN, 3.0], [1.0, NAN], [1.0, 3.0]]))
+    np.testing.assert_allclose(product[0], stats.poisson.logpmf(3, [1.5, 6.0]), rtol=1e-5)
+
+
+def test_three_features_with_one_missing_under_a_full_covariance():
+    rng = np.random.default_rng(2)
+    root = rng.normal(size=(2, 3, 3))
+    covariance, mean = root @ root.swapaxes(1, 2) + np.eye(3), rng.normal(size=(2, 3))
+    x, there = np.array([[0.3, NAN, -1.0]]), [0, 2]
+    wanted = [
+        stats.multivariate_normal.logpdf(x[0, there], mean[k, there], covariance[k][np.ix_(there, there)])
+        for k in range(2)
+    ]
+    np.testing.assert_allclose(log_prob(E.MultivariateNormal(mean, covariance), x)[0], wanted, rtol=1e-5)
+
+
+# Draws
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_draws_have_the_right_mean_and_spread(name):
+    emission, count = FAMILIES[name](), 20_000
+    states = jnp.repeat(jnp.arange(2), count)
+    x = np.asarray(jax.jit(lambda e, k: e.sample(k, states))(emission, jax.random.key(1)), float)
+    x = x.reshape(2, count, *x.shape[1:])
+    spread = x.std(1)
+    assert (np.abs(x.mean(1) - np.asarray(emission.mean)) <= 5 * spread / np.sqrt(count)).all()
+    variances = {
+        "normal": [1.0, 0.5],
+        "normal diagonal": [[1.0, 2.0], [0.5, 0.7]],
+        "normal spherical": [[1.0, 1.0], [0.5, 0.5]],
+        "normal full": FULL[:, [0, 1], [0, 1]],
+        "normal tied": [FULL[0, [0, 1], [0, 1]]] * 2,
+        "poisson": [1.5, 6.0],
+        "bernoulli": [0.16, 0.21],
+    }
+    if name in variances:
+        kurtosis = ((x - x.mean(1, keepdims=True)) ** 4).mean(1)
+        error = 5 * np.sqrt(kurtosis / count)  # five standard errors of a sample variance, at most
+        assert (np.abs(spread**2 - variances[name]) <= error).all()
+    if name == "normal full":
+        for k in range(2):
+            assert np.cov(x[k].T)[0, 1] == pytest.approx(FULL[k, 0, 1], abs=5 * np.sqrt(4.0 / count))
+
+
+# The M-step
+
+
+@jax.jit
+def m_step(emission, values, weights, prior, key):
+    """The M-step, its objective, and the objective at parameters nearby."""
+
+    def objective(e):
+        scores = jnp.where(weights > 0, e.scores(values), 0)
+        return (weights * scores).sum() + e.log_prior(prior)
+
+    new, degenerate = emission.maximise(values, weights, prior, 1e-6)
+    free = new.unconstrained()
+    flat, back = ravel_pytree(free)
+    nearby = flat[None] + 0.1 * jax.random.normal(key, (24, flat.size))
+    around = jax.lax.map(lambda f: objective(new.constrained(back(f))), nearby)
+    return new, degenerate, objective(emission), objective(new), around, new.constrained(free)
+
+
+def weighted_data(name, missing):
+    rng = np.random.default_rng(11)
+    values = observations(name, rng, 60)
+    if missing:
+        values[5] = NAN
+        if values.ndim == 2:
+            values[6, 0] = NAN
+    weights = rng.dirichlet([1.0, 2.0], size=60)
+    weights[20] = 0  # padding
+    values, weights = values.reshape(30, 2, *values.shape[1:]), weights.reshape(30, 2, 2)
+    return np.moveaxis(values, 1, -1).astype(np.float32), np.moveaxis(weights, 1, -1).astype(np.float32)
+
+
+PRIORS = {
+    "categorical": E.Dirichlet(jnp.array([1.0, 2.0, 5.0])),
+    "bernoulli": E.Beta(3.0, 2.0),
+    "poisson": E.Gamma(4.0, 2.0),
+    "normal": E.NormalInverseGamma(0.5, 3.0, 2.0, 1.5),
+    "normal spherical": E.NormalInverseGamma(jnp.array([0.5, -0.5]), 3.0, 2.0, 1.5),
+    "product": (E.NormalInverseGamma(0.5, 3.0, 2.0, 1.5), E.Gamma(4.0, 2.0)),
+}
+STEPS = [(name, None) for name in FAMILIES] + list(PRIORS.items())
+
+
+@pytest.mark.parametrize(("name", "prior"), STEPS, ids=[n + (" with prior" if p else "") for n, p in STEPS])
+def test_the_m_step_cannot_be_improved(name, prior):
+    emission = FAMILIES[name]()
+    values, weights = weighted_data(name, missing="full" not in name and "tied" not in name and name != "mixture")
+    new, degenerate, before, after, around, same = m_step(emission, values, weights, prior, jax.random.key(0))
+    assert not degenerate.any()
+    slack = 1e-5 * abs(float(after))
+    if name == "mixture":  # an EM step itself: it can only improve
+        assert after >= before - slack
+    else:
+        assert (around <= after + slack).all()
+        assert after > before
+    for old, other in zip(jax.tree.leaves(new), jax.tree.leaves(same), strict=True):
+        np.testing.assert_allclose(other, old, rtol=2e-5, atol=1e-6)  # unconstrained and back
+
+
+def plain(name, missing=True):
+    """Emission, rows (step, *event) and weights (step, state) of the same data in float64, as formulas like them."""
+    values, weights = weighted_data(name, missing)
+    rows = np.moveaxis(values, -1, 1).reshape(60, *values.shape[1:-1]).astype(float)
+    return values, weights, rows, np.moveaxis(weights, -1, 1).reshape(60, 2).astype(float)
+
+
+def test_the_m_step_is_the_weighted_average():
+    key = jax.random.key(0)
+    for name in ("normal diagonal", "poisson vectors", "bernoulli vectors"):
+        values, weights, rows, w = plain(name)
+        new = m_step(FAMILIES[name](), values, weights, None, key)[0]
+        seen = ~np.isnan(rows)
+        total = w.T @ seen
+        mean = w.T @ np.where(seen, rows, 0) / total
+        np.testing.assert_allclose(new.mean, mean, rtol=1e-5)
+        if name == "normal diagonal":
+            off = np.where(seen[:, None], rows[:, None] - mean, 0)
+            np.testing.assert_allclose(new.variance, np.einsum("nk,nkd->kd", w, off**2) / total, rtol=1e-4)
+    values, weights, rows, w = plain("categorical")
+    seen = ~np.isnan(rows)
+    counts = np.stack([w[seen & (rows == v)].sum(0) for v in range(3)], axis=1)
+    new = m_step(FAMILIES["categorical"](), values, weights, None, key)[0]
+    np.testing.assert_allclose(new.probs, counts / counts.sum(1, keepdims=True), rtol=1e-5)
+    with_prior = m_step(FAMILIES["categorical"](), values, weights, PRIORS["categorical"], key)[0]
+    counts = counts + np.array([0, 1, 4])
+    np.testing.assert_allclose(with_prior.probs, counts / counts.sum(1, keepdims=True), rtol=1e-5)
+
+
+def test_the_m_step_of_covariances_is_the_weighted_scatter():
+    key = jax.random.key(0)
+    values, weights, rows, w = plain("normal full", missing=False)
+    total = w.sum(0)
+    mean = w.T @ rows / total[:, None]
+    off = rows[:, None] - mean
+    scatter = np.einsum("nk,nki,nkj->kij", w, off, off)
+    full = m_step(FAMILIES["normal full"](), values, weights, None, key)[0]
+    np.testing.assert_allclose(full.mean, mean, rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(full.covariance, scatter / total[:, None, None], rtol=1e-3, atol=1e-4)
+    tied = m_step(FAMILIES["normal tied"](), values, weights, None, key)[0]
+    np.testing.assert_allclose(tied.covariance, scatter.sum(0) / total.sum(), rtol=1e-3, atol=1e-4)
+    spherical = m_step(FAMILIES["normal spherical"](), values, weights, None, key)[0]
+    average = np.trace(scatter, axis1=1, axis2=2) / total / 2
+    np.testing.assert_allclose(spherical.variance, average, rtol=1e-4)
+
+
+def test_the_m_step_fills_missing_features_by_their_conditional_expectation():
+    values, weights, rows, w = plain("normal full")
+    emission = FAMILIES["normal full"]()
+    rows[30:36, 1] = NAN
+    values = np.moveaxis(rows.reshape(30, 2, 2), 1, -1).astype(np.float32)
+    new, _, before, after, _, _ = m_step(emission, values, weights, None, jax.random.key(0))
+    for k in range(2):
+        first, second, total = np.zeros(2), np.zeros((2, 2)), 0.0
+        for x, weight in zip(rows, w[:, k], strict=True):
+            seen = ~np.isnan(x)
+            if not seen.any():
+                continue
+            filled, lacking = np.where(seen, x, 0), np.zeros((2, 2))
+            if not seen.all():
+                (o,), (m,) = np.flatnonzero(seen), np.flatnonzero(~seen)
+                gain = FULL[k, m, o] / FULL[k, o, o]
+                filled[m] = MEAN[k, m] + gain * (x[o] - MEAN[k, o])
+                lacking[m, m] = FULL[k, m, m] - gain * FULL[k, o, m]
+            first += weight * filled
+            second += weight * (np.outer(filled, filled) + lacking)
+            total += weight
+        mean = first / total
+        np.testing.assert_allclose(new.mean[k], mean, rtol=1e-4, atol=1e-5)
+        np.testing.assert_allclose(new.covariance[k], second / total - np.outer(mean, mean), rtol=1e-3, atol=1e-4)
+    assert after >= before
+
+
+@pytest.mark.parametrize("name", ["categorical", "poisson", "normal", "normal full", "mixture"])
+def test_a_state_without_weight_keeps_its_parameters_and_is_reported(name):
+    values, weights = weighted_data(name, missing=False)
+    weights[:, 1] = 0
+    emission = FAMILIES[name]()
+    new, degenerate, *_ = m_step(emission, values, weights, None, jax.random.key(0))
+    assert degenerate.tolist() == [False, True]
+    for old, now in zip(jax.tree.leaves(emission), jax.tree.leaves(new), strict=True):
+        assert np.isfinite(now).all()
+        half = len(old) // 2
+        np.testing.assert_array_equal(now[half:], old[half:])
+        assert not np.array_equal(now[:half], old[:half])
+
+
+def test_a_variance_meets_its_floor_and_is_reported():
+    values = np.array([[1.0], [1.0], [3.0], [5.0]], np.float32)
+    weights = np.zeros((4, 2, 1), np.float32)
+    weights[:2, 0], weights[2:, 1] = 1, 1
+    new, degenerate = E.Normal([0.0, 2.0], [1.0, 1.0]).maximise(values, weights, None, 1e-3)
+    np.testing.assert_allclose(new.variance, [1e-3, 1.0], rtol=1e-5)
+    assert degenerate.tolist() == [True, False]
+
+
+def test_families_start_from_the_data():
+    rng, key = np.random.default_rng(3), jax.random.key(5)
+    families = {
+        "categorical": (E.Categorical(num_symbols=4), 3),
+        "poisson vectors": (E.Poisson(), None),
+        "bernoulli": (E.Bernoulli(), None),
+        "normal spherical": (E.Normal(spherical=True), None),
+        "normal full": (E.MultivariateNormal(), None),
+        "normal tied": (E.MultivariateNormal(tied=True), None),
+        "mixture": (E.Mixture(E.Normal(), num_components=2), None),
+        "product": (E.Product(E.Normal(), E.Poisson()), None),
+    }
+    for name, (family, _) in families.items():
+        assert family.num_states is None
+        assert not family.has_parameters()
+        x = observations(name, rng, 40)
+        x[3] = NAN
+        data = cr.Sequences.pack([x[:25], x[25:]])
+        started = family.initialise(key, 3, data)
+        assert started.num_states == 3
+        assert started.event_shape == x.shape[1:]
+        assert np.isfinite(np.asarray(started.mean)).all()
+        again = family.initialise(key, 3, data)
+        assert all(np.array_equal(a, b) for a, b in zip(*map(jax.tree.leaves, (started, again)), strict=True))
+    with pytest.raises(ValueError, match=r"Poisson\(\) has no parameters yet"):
+        _ = E.Poisson().mean
+
+
+# Structural zeros
+
+
+def test_impossible_symbols_stay_impossible():
+    emission = E.Categorical([[0.5, 0.5, 0.0], [0.2, 0.3, 0.5]])
+    values, weights = weighted_data("categorical", missing=False)
+    prior = E.Dirichlet(3.0)
+    weights[:, 0] = np.where(values == 2, 0, weights[:, 0])
+    new = m_step(emission, values, weights, prior, jax.random.key(0))[0]
+    assert new.probs[0, 2] == 0
+    assert emission.constrained(jnp.ones((2, 3))).probs[0, 2] == 0
+    assert emission.free_parameters() == 3
+
+
+# Errors
+
+
+@pytest.mark.parametrize(
+    ("build", "message"),
+    [
+        (lambda: E.Categorical([[0.5, 0.6]]), r"probs of state 0 sum to 1\.1, not 1"),
+        (lambda: E.Categorical([[1.5, -0.5]]), r"probs\[0, 1\] is -0\.5; wanted a probability"),
+        (lambda: E.Categorical([0.5, 0.5]), r"probs must have shape \(state, symbol\), got \(2,\)"),
+        (lambda: E.Categorical([[0.5, 0.5]], num_symbols=3), "probs have 2 symbols, num_symbols is 3"),
+        (lambda: E.Bernoulli([0.5, 1.5]), r"probs\[1\] is 1\.5; wanted a probability"),
+        (lambda: E.Poisson([1.0, 0.0]), r"rate\[1\] is 0\.0; wanted a positive finite rate"),
+        (lambda: E.Poisson([[[1.0]]]), r"rate must have shape \(state,\) or \(state, feature\), got \(1, 1, 1\)"),
+        (lambda: E.Normal([0.0], [-1.0]), r"variance\[0\] is -1\.0; wanted a positive finite number"),
+        (lambda: E.Normal([NAN], [1.0]), r"mean\[0\] is nan"),
+        (lambda: E.Normal([0.0]), "give both mean and variance"),
+        (lambda: E.Normal([0.0, 1.0], [1.0]), r"variance has shape \(1,\), mean \(2,\) asks for \(2,\)"),
+        (lambda: E.MultivariateNormal(MEAN, [FULL[0], [[1.0, 2.0], [2.0, 1.0]]]), "state 1 is not positive definite"),
+        (lambda: E.MultivariateNormal(MEAN, [[1.0, 0.5], [0.0, 1.0]]), "the covariance is not symmetric"),
+        (lambda: E.MultivariateNormal(MEAN, np.eye(3)), r"covariance has shape \(3, 3\), wanted \(2, 2\)"),
+        (lambda: E.Mixture(E.Poisson([1.0, 2.0, 3.0]), [[0.5, 0.5]]), "with 2 states, got 3"),
+        (lambda: E.Mixture(E.Poisson([1.0, 2.0]), [[0.5, 0.6]]), r"weights of state 0 sum to 1\.1"),
+        (E.Product, "give at least one emission"),
+        (lambda: E.Product(E.Poisson([1.0]), E.Poisson([1.0, 2.0])), r"different numbers of states: \[1, 2\]"),
+        (E.Custom, "give either a distribution, or make and free"),
+        (lambda: E.Custom(object()), "object has no method log_prob"),
+    ],
+)
+def test_emissions_that_cannot_be(build, message):
+    with pytest.raises(ValueError, match=message):
+        build()
+
+
+# From outside
+
+
+@pytest.mark.lenient
+def test_a_numpyro_distribution_is_an_emission():
+    import numpyro.distributions as dist
+
+    x = np.array([0.5, NAN, 2.0, 3.0])
+    normal = cr.HMM([0.5, 0.5], np.full((2, 2), 0.5), dist.Normal(jnp.array([0.0, 2.0]), jnp.array([1.0, 0.5])))
+    own = cr.HMM([0.5, 0.5], np.full((2, 2), 0.5), E.Normal([0.0, 2.0], [1.0, 0.25]))
+    assert repr(normal) == "HMM(2 states, Normal)"
+    np.testing.assert_allclose(normal.log_prob(x), own.log_prob(x), rtol=1e-5)
+    states, drawn = normal.sample(jax.random.key(0), 4_000)
+    for k, (mean, scale) in enumerate([(0.0, 1.0), (2.0, 0.5)]):
+        mine = np.asarray(drawn)[np.asarray(states) == k]
+        assert abs(mine.mean() - mean) <= 5 * scale / np.sqrt(len(mine))
+    vectors = E.Custom(dist.MultivariateNormal(jnp.asarray(MEAN, jnp.float32), jnp.asarray(FULL, jnp.float32)))
+    v = np.array([[0.3, 0.4], [NAN, 1.0]], np.float32)
+    np.testing.assert_allclose(
+        vectors.log_prob(v)[0], [stats.multivariate_normal.logpdf(v[0], MEAN[k], FULL[k]) for k in range(2)], rtol=1e-5
+    )
+    np.testing.assert_allclose(vectors.log_prob(v)[1], [0, 0])  # a distribution from outside knows no part of a vector
+    with pytest.raises(ValueError, match="give make and free"):
+        normal.fit(x, method=cr.Adam(max_iterations=2))
+
+
+def gammas(free):
+    import numpyro.distributions as dist
+
+    return dist.Gamma(jnp.exp(free[0]), jnp.exp(free[1]))
+
+
+@pytest.mark.lenient
+def test_a_custom_family_is_learned_by_gradient():
+    rng = np.random.default_rng(4)
+    x = rng.gamma(3.0, 0.5, size=16)
+    x[3] = NAN  # zero, the usual stand-in, is outside the support
+    hmm = cr.HMM(
+        [0.5, 0.5], [[0.8, 0.2], [0.2, 0.8]], E.Custom(make=gammas, free=(jnp.zeros(2), jnp.array([0.0, 1.0])))
+    )
+    node = np.stack([stats.gamma.logpdf(x, 1.0, scale=1 / np.exp(r)) for r in (0.0, 1.0)], axis=1)
+    wanted = oracles.forward_backward(np.log([0.5, 0.5]), np.log([[0.8, 0.2], [0.2, 0.8]]), np.nan_to_num(node))
+    assert float(hmm.log_prob(x)) == pytest.approx(wanted.log_partition, rel=1e-5)
+    fit = hmm.fit(x, method=cr.Adam(max_iterations=30, tolerance=0))
+    assert fit.log_prob > float(hmm.log_prob(x)) + 1
+    assert fit.num_parameters == 1 + 2 + 4
+    assert np.isfinite(fit.history).all()
+    with pytest.raises(ValueError, match="no closed-form M-step; fit with Adam or LBFGS"):
+        hmm.fit(x)
+
+
+# Corners
+
+
+def test_a_certain_flag_has_a_finite_gradient():
+    gradient = jax.jit(jax.grad(lambda e: jnp.where(jnp.eye(2) > 0, e.log_prob(jnp.array([0, 1])), 0).sum()))(
+        E.Bernoulli([0.0, 1.0])
+    )
+    assert np.isfinite(gradient.probs).all()
+
+
+def test_a_feature_that_is_always_missing_does_not_stop_the_others():
+    values, weights, rows, w = plain("normal diagonal", missing=False)
+    values[:, 1] = NAN
+    emission = FAMILIES["normal diagonal"]()
+    new = m_step(emission, values, weights, None, jax.random.key(0))[0]
+    np.testing.assert_allclose(new.loc[:, 0], w.T @ rows[:, 0] / w.sum(0), rtol=1e-5)
+    np.testing.assert_array_equal(new.loc[:, 1], emission.loc[:, 1])
+    np.testing.assert_array_equal(new.variance[:, 1], emission.variance[:, 1])
+
+
+def test_a_mixture_starts_with_the_tied_covariance_of_the_data():
+    x = np.random.default_rng(0).normal(size=(40, 2)) @ np.array([[1.0, 0.9], [0.0, 0.4]])
+    family = E.Mixture(E.MultivariateNormal(tied=True), num_components=1)  # two components, two features
+    started = family.initialise(jax.random.key(0), 2, cr.Sequences.pack(x))
+    np.testing.assert_allclose(started.component.covariance, np.cov(x.T), rtol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("emission", "prior", "message"),
+    [
+        (E.Categorical([[0.5, 0.5], [0.2, 0.8]]), E.Dirichlet(0.5), "concentration"),
+        (E.Bernoulli([0.5, 0.2]), E.Beta(0.5, 1.0), "yes"),
+        (E.Poisson([1.0, 2.0]), E.Gamma(0.5, 1.0), "shape"),
+        (E.Poisson([1.0, 2.0]), E.Gamma(1.0, -1.0), "inverse_scale"),
+        (E.Normal([0.0, 1.0], [1.0, 1.0]), E.NormalInverseGamma(0.0, -1.0, 1.0, 1.0), "strength"),
+        (E.Categorical([[0.5, 0.5], [0.2, 0.8]]), E.Gamma(2.0, 1.0), "Dirichlet"),  # another family's prior
+    ],
+)
+def test_emission_priors_without_a_maximum_are_refused(emission, prior, message):
+    from chainrule.models.hmm import HMMPrior
+
+    hmm = cr.HMM([0.5, 0.5], np.full((2, 2), 0.5), emission)
+    with pytest.raises(ValueError, match=message):
+        hmm.fit([0, 1, 0, 1], method=cr.EM(max_iterations=1), prior=HMMPrior(emission=prior))
+
+
+@pytest.mark.lenient
+def test_nothing_but_missing_steps_under_a_custom_family():
+    hmm = cr.HMM([0.5, 0.5], np.full((2, 2), 0.5), E.Custom(make=gammas, free=(jnp.zeros(2), jnp.ones(2))))
+    x = np.array([NAN, NAN])
+    assert float(hmm.log_prob(x)) == pytest.approx(0, abs=1e-6)
+    gradient = jax.grad(lambda m: m.log_prob(x))(hmm)
+    assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(gradient))
+
+
+@pytest.mark.lenient
+def test_an_observation_outside_the_support_is_named():
+    hmm = cr.HMM([0.5, 0.5], np.full((2, 2), 0.5), E.Custom(make=gammas, free=(jnp.ones(2), jnp.ones(2))))
+    with pytest.raises(ValueError, match="sequence 0, step 1"):
+        hmm.log_prob(np.array([1.0, -1.0]))
+
+
+# A network's scores
+
+
+def scored(network):
+    return cr.HMM([0.5, 0.5], [[0.8, 0.2], [0.2, 0.8]], E.Score(network, 2, (3,)))
+
+
+@pytest.mark.parametrize("kind", ["linear", "perceptron"])
+def test_a_network_scores_the_states(kind):
+    key = jax.random.key(0)
+    network = eqx.nn.Linear(3, 2, key=key) if kind == "linear" else eqx.nn.MLP(3, 2, 4, 1, key=key)
+    x = np.random.default_rng(0).normal(size=(8, 3)).astype(np.float32)
+    x[2, 1] = NAN
+    hmm = scored(network)
+    node = np.array([np.zeros(2) if np.isnan(row).any() else np.asarray(network(jnp.asarray(row))) for row in x])
+    wanted = oracles.forward_backward(np.log([0.5, 0.5]), np.log([[0.8, 0.2], [0.2, 0.8]]), node)
+    assert float(hmm.log_prob(x)) == pytest.approx(wanted.log_partition, abs=1e-4)
+    np.testing.assert_allclose(hmm.posterior(x).marginals, wanted.marginals, atol=1e-5)
+    fit = hmm.fit(x, method=cr.Adam(max_iterations=5, tolerance=0))
+    assert fit.log_prob > float(hmm.log_prob(x))
+    with pytest.raises(ValueError, match="nothing to sample from"):
+        hmm.sample(jax.random.key(0), 3)
+
+
+def test_the_order_of_states_does_not_scramble_a_network():
+    hmm = scored(eqx.nn.MLP(3, 2, 4, 1, key=jax.random.key(0)))
+    x = np.random.default_rng(0).normal(size=(8, 3)).astype(np.float32)
+    assert float(hmm.permute([1, 0]).log_prob(x)) == pytest.approx(float(hmm.log_prob(x)), rel=1e-5)

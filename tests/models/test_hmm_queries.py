@@ -1,0 +1,564 @@
+"""Questions to a hidden Markov model: against enumeration, against oracles, and in every form that data may take."""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import oracles
+import pytest
+from scipy.stats import norm
+
+import chainrule as cr
+
+INITIAL = np.array([0.5, 0.5, 0.0])
+TRANSITION = np.array([[0.7, 0.3, 0.0], [0.0, 0.6, 0.4], [0.2, 0.0, 0.8]])
+MEAN, VARIANCE = np.array([-1.0, 0.5, 2.0]), np.array([1.0, 0.5, 2.0])
+X = np.array([-0.8, 0.1, np.nan, 1.9, 2.4, -0.3])
+Y = np.array([0.6, 2.2, 1.4, -1.0, -1.2, 0.4])
+RAGGED = [X, Y[:3], Y[:1]]
+
+with np.errstate(divide="ignore"):
+    LOG_INITIAL, LOG_TRANSITION = np.log(INITIAL), np.log(TRANSITION)
+
+
+def model():
+    return cr.HMM(INITIAL, TRANSITION, cr.emissions.Normal(MEAN, VARIANCE), states=("a", "b", "c"))
+
+
+def node(x):
+    scores = norm.logpdf(np.asarray(x)[:, None], MEAN, np.sqrt(VARIANCE))
+    return np.where(np.isnan(scores), 0, scores)
+
+
+def truth(x, known=None):
+    scores = node(x)
+    if known is not None:
+        for t, state in known.items():
+            scores[t, np.arange(3) != state] = -np.inf
+    return oracles.enumerate_chain(LOG_INITIAL, LOG_TRANSITION, scores)
+
+
+def close(got, wanted, atol=2e-5):
+    np.testing.assert_allclose(np.asarray(got, float), wanted, atol=atol, rtol=1e-5)
+
+
+# Against the unrolled factor graph and the oracles
+
+
+def test_factor_graph_says_the_same_as_every_query():
+    hmm = model()
+    exact = hmm.factor_graph(X).enumerate()
+    posterior, path = hmm.posterior(X), hmm.viterbi(X)
+    close(hmm.log_prob(X), exact.log_partition)
+    close(posterior.log_prob, exact.log_partition)
+    for t in range(len(X)):
+        close(posterior.marginals[t], exact.marginal(("z", t)))
+    pairs = sum(exact.marginal(("z", t), ("z", t + 1)) for t in range(len(X) - 1))
+    close(posterior.transitions, pairs)
+    assert path.labels.tolist() == [exact.map["z", t] for t in range(len(X))]
+    close(path.log_prob, exact.map_log_score)
+
+
+def test_the_prior_unrolled_is_a_markov_chain():
+    exact = model().factor_graph(length=4).enumerate()
+    assert exact.log_partition == pytest.approx(0, abs=1e-6)
+    close(exact.marginal(("z", 3)), INITIAL @ np.linalg.matrix_power(TRANSITION, 3))
+    with pytest.raises(ValueError, match="give a sequence, or a length"):
+        model().factor_graph()
+
+
+def test_entropy_and_k_best_against_all_paths():
+    hmm, exact = model(), truth(X)
+    close(hmm.entropy(X), exact.entropy)
+    best = hmm.k_best(X, 7)
+    assert best.states.shape == (7, 6)
+    close(best.log_prob, [score for score, _ in exact.paths[:7]])
+    np.testing.assert_array_equal(best.states, [z for _, z in exact.paths[:7]])
+    np.testing.assert_array_equal(best.states[0], hmm.viterbi(X).states)
+    assert best.labels[0].tolist() == ["abc"[k] for k in exact.paths[0][1]]
+
+
+def test_filter_looks_at_the_past_only():
+    hmm = model()
+    found = hmm.filter(X)
+    before = INITIAL
+    constants = []
+    for t in range(len(X)):
+        prefix = oracles.forward_backward(LOG_INITIAL, LOG_TRANSITION, node(X[: t + 1]))
+        close(found.predicted[t], before)
+        close(found.filtered[t], prefix.marginals[-1])
+        constants.append(prefix.log_partition)
+        before = prefix.marginals[-1] @ TRANSITION
+    close(found.forecast, before)
+    close(found.log_constants, np.diff([0, *constants]))
+    close(found.log_prob, constants[-1])
+
+
+def test_gradient_is_the_expected_counts():
+    exact = truth(X)
+    gradient = jax.grad(lambda m: m.log_prob(X))(model())
+    possible = np.where(TRANSITION > 0, TRANSITION, 1)
+    close(np.where(TRANSITION > 0, gradient.transition, 0), exact.pair_marginals.sum(0) / possible, 1e-4)
+    close(gradient.initial[:2], exact.marginals[0, :2] / INITIAL[:2], 1e-4)
+    off = np.nan_to_num(X[:, None] - MEAN)
+    close(gradient.emission.loc, (exact.marginals * off / VARIANCE).sum(0), 1e-4)
+    assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(gradient))
+
+
+# Data in every form
+
+
+def test_a_ragged_list_gives_what_each_sequence_gives():
+    hmm = model()
+    posterior, filtered, path = hmm.posterior(RAGGED), hmm.filter(RAGGED), hmm.viterbi(RAGGED)
+    log_prob = hmm.log_prob(RAGGED)
+    drawn = hmm.sample_posterior(jax.random.key(0), RAGGED, 5)
+    assert log_prob.shape == (3,)
+    assert [m.shape for m in posterior.marginals] == [(6, 3), (3, 3), (1, 3)]
+    assert [s.shape for s in drawn.states] == [(5, 6), (5, 3), (5, 1)]
+    counts = 0
+    for n, x in enumerate(RAGGED):
+        exact = truth(x)
+        close(log_prob[n], exact.log_partition)
+        close(posterior.marginals[n], exact.marginals)
+        close(filtered.filtered[n][-1], exact.marginals[-1])
+        close(filtered.forecast[n], exact.marginals[-1] @ TRANSITION)
+        close(filtered.log_constants[n].sum(), exact.log_partition)
+        assert tuple(path.states[n]) == exact.paths[0][1]
+        close(path.log_prob[n], exact.paths[0][0])
+        counts = counts + exact.pair_marginals.sum(0)
+    close(posterior.transitions, counts)
+    assert [labels.tolist() for labels in path.labels][2] == ["abc"[truth(Y[:1]).paths[0][1][0]]]
+    np.testing.assert_array_equal(posterior["b"][1], posterior.marginals[1][:, 1])
+    alone = hmm.posterior(X)
+    close(posterior.marginals[0], alone.marginals, 1e-6)
+
+
+def test_rectangle_list_and_packed_sequences_agree():
+    hmm, both = model(), np.stack([X, Y])
+    as_list, as_array = hmm.posterior([X, Y]), hmm.posterior(both)
+    packed = hmm.posterior(cr.Sequences.pack([X, Y]))
+    concatenated = hmm.posterior(cr.Sequences.pack(np.concatenate([X, Y]), lengths=[6, 6]))
+    assert isinstance(as_list.marginals, list)
+    assert isinstance(as_array.marginals, np.ndarray)
+    assert as_array.marginals.shape == (2, 6, 3)
+    for other in (as_array, packed, concatenated):
+        np.testing.assert_array_equal(other.log_prob, as_list.log_prob)
+        np.testing.assert_array_equal(np.stack(list(other.marginals)), np.stack(as_list.marginals))
+    close(as_array.log_prob, [truth(X).log_partition, truth(Y).log_partition])
+    np.testing.assert_array_equal(as_array["c"], as_array.marginals[..., 2])
+
+
+def test_traced_data_give_traced_answers():
+    hmm, both = model(), jnp.asarray(np.stack([X, Y]), jnp.float32)
+    wanted = [truth(X), truth(Y)]
+
+    @jax.jit
+    def ask(m, x):
+        return m.posterior(x), m.viterbi(x), m.log_prob(x)
+
+    posterior, path, log_prob = ask(hmm, both)
+    close(log_prob, [w.log_partition for w in wanted])
+    close(posterior.marginals, np.stack([w.marginals for w in wanted]))
+    assert [tuple(states.tolist()) for states in path.states] == [w.paths[0][1] for w in wanted]
+    assert path.labels.shape == (2, 6)
+    each = jax.vmap(lambda x: hmm.posterior(x).marginals)(both)
+    close(each, np.stack([w.marginals for w in wanted]))
+
+
+def test_many_models_at_once():
+    shifts = jnp.array([0.0, 0.5])
+    models = jax.vmap(lambda s: cr.HMM(jnp.array(INITIAL), jnp.array(TRANSITION), _shifted(s)))(shifts)
+    found = jax.vmap(lambda m: m.log_prob(X))(models)
+    close(found[0], truth(X).log_partition)
+    exact = oracles.forward_backward(LOG_INITIAL, LOG_TRANSITION, node(X - 0.5))
+    close(found[1], exact.log_partition)
+    assert "batch of (2,)" in repr(models)
+
+
+def _shifted(shift):
+    return cr.emissions.Normal(jnp.asarray(MEAN, jnp.float32) + shift, jnp.asarray(VARIANCE, jnp.float32))
+
+
+def test_a_plain_list_of_numbers_is_one_sequence():
+    assert np.ndim(model().log_prob([0.1, 0.2, 0.3])) == 0
+    assert np.ndim(model().log_prob([[0.1, 0.2, 0.3], [0.4]])) == 1
+
+
+def test_one_sequence_only_where_the_answer_is_one_path():
+    for query in (lambda m: m.k_best(RAGGED, 2), lambda m: m.entropy(RAGGED), lambda m: m.chain(RAGGED)):
+        with pytest.raises(ValueError, match="takes one sequence"):
+            query(model())
+
+
+# Names
+
+
+def test_names_of_states_survive():
+    posterior = model().posterior(X)
+    np.testing.assert_array_equal(posterior["c"], posterior.marginals[:, 2])
+    with pytest.raises(ValueError, match=r"no state is called 'd'; the states are \['a', 'b', 'c'\]"):
+        posterior["d"]
+    nameless = cr.HMM(INITIAL, TRANSITION, cr.emissions.Normal(MEAN, VARIANCE))
+    assert nameless.states == (0, 1, 2)
+    np.testing.assert_array_equal(nameless.viterbi(X).labels.tolist(), nameless.viterbi(X).states)
+
+
+def test_graph_and_back_keeps_names_and_zeros():
+    graph = model().graph()
+    assert set(graph.edges) == {("a", "a"), ("a", "b"), ("b", "b"), ("b", "c"), ("c", "a"), ("c", "c")}
+    again = cr.HMM.from_graph(graph, cr.emissions.Normal(MEAN, VARIANCE))
+    assert again.states == ("a", "b", "c")
+    close(again.transition, TRANSITION, 1e-7)
+    close(again.initial, INITIAL, 1e-7)
+
+
+def test_permutation_of_states_changes_no_probability():
+    hmm, order = model(), [2, 0, 1]
+    other = hmm.permute(order)
+    assert other.states == ("c", "a", "b")
+    close(other.log_prob(X), hmm.log_prob(X))
+    close(other.posterior(X)["a"], hmm.posterior(X)["a"])
+    assert other.viterbi(X).labels.tolist() == hmm.viterbi(X).labels.tolist()
+    close(other.align(hmm).transition, TRANSITION, 1e-7)
+    with pytest.raises(ValueError, match="not a permutation"):
+        hmm.permute([0, 0, 1])
+    with pytest.raises(ValueError, match="cannot align 3 states with 2"):
+        hmm.align(cr.HMM([0.5, 0.5], np.eye(2), cr.emissions.Poisson([1.0, 2.0])))
+
+
+# Known states
+
+
+@pytest.mark.parametrize("known", [{1: 1}, {0: 0, 3: 2}, {t: k for t, k in enumerate([1, 1, 2, 2, 2, 0])}])
+def test_known_states_condition_everything(known):
+    hmm, exact = model(), truth(X, known)
+    labels = [None if t not in known else "abc"[known[t]] for t in range(6)]
+    close(hmm.log_prob(X, known=labels), exact.log_partition)
+    posterior = hmm.posterior(X, known=labels)
+    close(posterior.marginals, exact.marginals)
+    assert tuple(hmm.viterbi(X, known=labels).states) == exact.paths[0][1]
+    close(hmm.entropy(X, known=labels), exact.entropy)
+    close(hmm.k_best(X, 2, known=labels).log_prob, [score for score, _ in exact.paths[:2]])
+    close(hmm.filter(X, known=labels).filtered[-1], exact.marginals[-1])
+    drawn = hmm.sample_posterior(jax.random.key(1), X, 5, known=labels).states
+    assert all((drawn[:, t] == state).all() for t, state in known.items())
+    nameless = cr.HMM(INITIAL, TRANSITION, hmm.emission)
+    close(nameless.log_prob(X, known=[known.get(t, -1) for t in range(6)]), exact.log_partition)
+
+
+def test_known_states_of_a_ragged_list():
+    known = [["a", None, None, None, None, None], [None, "b", None], [None]]
+    found = model().log_prob(RAGGED, known=known)
+    close(found, [truth(X, {0: 0}).log_partition, truth(Y[:3], {1: 1}).log_partition, truth(Y[:1]).log_partition])
+
+
+def test_known_states_that_do_not_fit():
+    with pytest.raises(ValueError, match="no state is called 'z'"):
+        model().log_prob(X, known=["z"] * 6)
+    with pytest.raises(ValueError, match=r"known has lengths \[2\], the data \[6\]"):
+        model().log_prob(X, known=["a", "a"])
+
+
+# Draws
+
+
+def tolerance(probs, count):
+    """Five standard errors of a frequency."""
+    return 5 * np.sqrt(np.maximum(probs * (1 - probs), 1 / count) / count)
+
+
+def test_posterior_draws_have_the_exact_marginals():
+    count, exact = 20_000, truth(X)
+    path = model().sample_posterior(jax.random.key(3), X, count)
+    assert path.states.shape == (count, 6)
+    close(path.log_prob, exact.log_partition)
+    frequency = (path.states[:, :, None] == np.arange(3)).mean(0)
+    assert (np.abs(frequency - exact.marginals) <= tolerance(exact.marginals, count)).all()
+    steps = np.zeros((5, 3, 3))
+    for t in range(5):
+        np.add.at(steps[t], (path.states[:, t], path.states[:, t + 1]), 1 / count)
+    assert (np.abs(steps - exact.pair_marginals) <= tolerance(exact.pair_marginals, count)).all()
+    assert (steps[:, TRANSITION == 0] == 0).all()
+
+
+def test_samples_have_the_prior_marginals():
+    hmm, count = model(), 20_000
+    states, x = hmm.sample(jax.random.key(4), 3, count)
+    assert states.shape == x.shape == (count, 3)
+    states, x = np.asarray(states), np.asarray(x)
+    for t in range(3):
+        marginal = INITIAL @ np.linalg.matrix_power(TRANSITION, t)
+        assert (np.abs((states[:, t, None] == np.arange(3)).mean(0) - marginal) <= tolerance(marginal, count)).all()
+        for k in range(3):
+            mine = x[states[:, t] == k, t]
+            if len(mine):
+                assert abs(mine.mean() - MEAN[k]) <= 5 * np.sqrt(VARIANCE[k] / len(mine))
+    one_states, one_x = hmm.sample(jax.random.key(4), 3)
+    assert one_states.shape == one_x.shape == (3,)
+    with pytest.raises(ValueError, match="length is 0"):
+        hmm.sample(jax.random.key(0), 0)
+
+
+# Traps, with the true value
+
+
+class Table(NamedTuple):
+    """A distribution in NumPyro's shape that is none of NumPyro's: log-probabilities [symbol, state]."""
+
+    log_table: jax.Array  # (symbol, state)
+
+    batch_shape = property(lambda self: self.log_table.shape[1:])
+    event_shape = property(lambda self: ())
+
+    def log_prob(self, x):
+        return self.log_table[x[..., 0].astype(jnp.int32)]
+
+    def sample(self, key, shape):
+        return jnp.zeros((*shape, *self.batch_shape), jnp.int32)
+
+
+def locked():
+    return cr.HMM([1.0, 0.0], np.eye(2), cr.emissions.Normal([0.0, 50.0], [1.0, 1.0]))
+
+
+def impossible():
+    return cr.HMM([1.0, 0.0], np.eye(2), cr.emissions.Categorical(np.eye(2)), states=("on", "off"))
+
+
+def test_a_state_locked_in_by_zeros_stays_however_bad_the_outlier():
+    posterior = locked().posterior([0.0, 50.0])
+    assert float(posterior.log_prob) == pytest.approx(-1251.8379, abs=1e-3)
+    np.testing.assert_array_equal(posterior.marginals, [[1, 0], [1, 0]])
+    assert float(locked().log_prob([0.0, 50.0])) == pytest.approx(-1251.8379, abs=1e-3)
+    assert locked().viterbi([0.0, 50.0]).states.tolist() == [0, 0]
+    both = locked().posterior([[0.0, 50.0], [0.0, 0.0]])
+    close(both.log_prob, [-1251.8379, -1.8379], 1e-3)
+
+
+def test_impossible_evidence_has_log_probability_minus_infinity_and_no_posterior():
+    hmm = impossible()
+    posterior, path, filtered = hmm.posterior([0, 1]), hmm.viterbi([0, 1]), hmm.filter([0, 1])
+    assert hmm.log_prob([0, 1]) == posterior.log_prob == path.log_prob == filtered.log_prob == -np.inf
+    assert not posterior.marginals.any()
+    assert not posterior.transitions.any()
+    assert path.states.tolist() == [-1, -1]
+    assert path.labels.tolist() == [None, None]
+    assert not np.isnan(filtered.filtered).any()
+    assert (hmm.sample_posterior(jax.random.key(0), [0, 1], 3).states == -1).all()
+    assert hmm.entropy([0, 1]) == 0
+    gradient = jax.grad(lambda m: m.log_prob([0, 1]))(hmm)
+    assert not np.asarray(gradient.initial).any()
+    assert not np.asarray(gradient.transition).any()
+
+
+def test_an_impossible_sequence_leaves_its_neighbours_alone():
+    hmm = impossible()
+    posterior, path = hmm.posterior([[0, 1], [0, 0]]), hmm.viterbi([[0, 1], [0, 0]])
+    np.testing.assert_allclose(posterior.log_prob, [-np.inf, 0], atol=1e-6)
+    np.testing.assert_allclose(posterior.marginals[1], [[1, 0], [1, 0]], atol=1e-6)
+    assert not posterior.marginals[0].any()
+    assert [labels.tolist() for labels in path.labels] == [[None, None], ["on", "on"]]
+    drawn = hmm.sample_posterior(jax.random.key(0), [[0, 1], [0, 0]], 3).states
+    assert (drawn[0] == -1).all()
+    assert (drawn[1] == 0).all()
+
+
+def test_a_missing_step_is_summed_out():
+    assert float(locked().log_prob([0.0, np.nan, 0.0])) == pytest.approx(-1.8379, abs=1e-4)
+    gradient = jax.grad(lambda m, x: m.log_prob(x), argnums=(0, 1))(locked(), jnp.array([0.0, jnp.nan, 1.0]))
+    assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(gradient))
+    np.testing.assert_allclose(gradient[1], [0, 0, -1], atol=1e-6)
+
+
+def test_nothing_but_missing_steps_is_the_prior():
+    hmm, nothing = model(), np.full(6, np.nan)
+    posterior = hmm.posterior(nothing)
+    assert float(posterior.log_prob) == pytest.approx(0, abs=1e-6)
+    close(posterior.marginals, [INITIAL @ np.linalg.matrix_power(TRANSITION, t) for t in range(6)])
+    gradient = jax.grad(lambda m: m.log_prob(nothing))(hmm)
+    assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(gradient))
+
+
+def test_one_step_is_a_sequence():
+    assert float(locked().log_prob([0.0])) == pytest.approx(-0.9189, abs=1e-4)
+    hmm, exact = model(), truth(Y[:1])
+    close(hmm.posterior(Y[:1]).marginals, exact.marginals)
+    assert hmm.viterbi(Y[:1]).states.tolist() == list(exact.paths[0][1])
+    assert hmm.sample_posterior(jax.random.key(0), Y[:1], 2).states.shape == (2, 1)
+    close(hmm.entropy(Y[:1]), exact.entropy)
+    close(hmm.k_best(Y[:1], 2).log_prob, [score for score, _ in exact.paths[:2]])
+
+
+@pytest.mark.lenient
+def test_a_structural_zero_has_the_right_gradient():
+    likelihood = jnp.log(jnp.array([[0.9, 0.1], [0.2, 0.8]]))
+    hmm = cr.HMM([0.5, 0.5], [[0.5, 0.5], [0.0, 1.0]], Table(likelihood))
+    assert float(hmm.log_prob([0, 1])) == pytest.approx(-1.3280255, abs=1e-6)
+    gradient = jax.grad(lambda m: m.log_prob([0, 1]))(hmm)
+    close(gradient.transition, [[0.33962, 1.35849], [0.03774, 0.15094]], 1e-5)
+
+
+def test_float32_holds_over_a_hundred_thousand_steps():
+    hmm, rng = model(), np.random.default_rng(5)
+    x = rng.normal(size=100_000) * 1.5
+    likelihood = np.exp(node(x))
+    forward, backward, constant = np.empty((100_000, 3)), np.ones((100_000, 3)), np.empty(100_000)
+    state = INITIAL
+    for t in range(100_000):
+        joint = state * likelihood[t]
+        constant[t] = joint.sum()
+        forward[t] = joint / constant[t]
+        state = forward[t] @ TRANSITION
+    for t in range(99_998, -1, -1):
+        backward[t] = TRANSITION @ (likelihood[t + 1] * backward[t + 1]) / constant[t + 1]
+    posterior = hmm.posterior(x)
+    assert float(posterior.log_prob) == pytest.approx(np.log(constant).sum(), rel=1e-6)
+    np.testing.assert_allclose(posterior.marginals, forward * backward, atol=1e-5)
+
+
+def test_a_stream_cut_in_two_adds_up_to_the_whole():
+    hmm, stream = model(), np.concatenate([X, Y])
+    first = hmm.filter(stream[:6])
+    rest = cr.HMM(first.forecast, hmm.transition, hmm.emission, hmm.states)
+    close(first.log_prob + rest.log_prob(stream[6:]), hmm.log_prob(stream))
+    close(rest.filter(stream[6:]).forecast, hmm.filter(stream).forecast)
+
+
+# Errors that say what and where
+
+NORMAL = cr.emissions.Normal
+
+
+@pytest.mark.parametrize(
+    ("build", "message"),
+    [
+        (lambda: cr.HMM([0.5, 0.6], np.eye(2), NORMAL()), r"initial distribution sums to 1\.1, not 1"),
+        (
+            lambda: cr.HMM([0.5, 0.5], [[0.5, 0.5], [0.9, 0.0]], NORMAL(), states=("sun", "rain")),
+            r"transition row of state 'rain' sums to 0\.9, not 1",
+        ),
+        (
+            lambda: cr.HMM([0.5, 0.5], [[1.5, -0.5], [0, 1]], NORMAL(), states=("sun", "rain")),
+            r"row of state 'sun' gives 'sun' the probability 1\.5",
+        ),
+        (lambda: cr.HMM([0.5, np.nan], np.eye(2), NORMAL()), "initial distribution gives 1 the probability nan"),
+        (lambda: cr.HMM([1.0], np.eye(2), NORMAL()), r"transition has shape \(2, 2\)"),
+        (lambda: cr.HMM([[1.0]], [[1.0]], NORMAL()), r"initial must have shape \(state,\), got \(1, 1\)"),
+        (lambda: cr.HMM([0.5, 0.5], np.eye(2), NORMAL(), states=("a",)), "1 names for 2 states"),
+        (lambda: cr.HMM([0.5, 0.5], np.eye(2), NORMAL(), states=("a", "a")), "the state name 'a' appears twice"),
+        (
+            lambda: cr.HMM([0.5, 0.5], np.eye(2), cr.emissions.Poisson([1.0, 2.0, 3.0])),
+            "parameters for 3 states, the transitions for 2",
+        ),
+        (lambda: cr.HMM.random(jax.random.key(0), 0, NORMAL()), "num_states is 0"),
+        (lambda: cr.HMM.random(jax.random.key(0), 2, NORMAL(), stay=1.0), "stay is 1"),
+        (lambda: cr.HMM([0.5, 0.5], np.eye(2), NORMAL()).log_prob([0.0]), "has no parameters yet: fit the model first"),
+    ],
+)
+def test_models_that_cannot_be(build, message):
+    with pytest.raises(ValueError, match=message):
+        build()
+
+
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [
+        ([], "sequence 0 is empty"),
+        ([[0.1, 0.2], []], "sequence 1 is empty"),
+        (np.zeros((0,)), "sequence 0 is empty"),
+        (np.zeros((2, 0)), "sequence 0 is empty"),
+        (
+            [np.zeros(3), np.zeros((3, 2))],
+            r"sequence 1 has observations of shape \(2,\), but sequence 0 has shape \(\)",
+        ),
+        (np.zeros((2, 3, 4)), r"shape \(2, 3, 4\)"),
+        ([np.zeros((3, 2))], r"each sequence must have shape \(time,\), got \(time, 2\)"),
+        (np.array([0.0, np.inf]), "sequence 0, step 1: inf is not a finite number"),
+        ([np.zeros(3), np.array([0.0, -np.inf])], "sequence 1, step 1: -inf is not a finite number"),
+        (np.array(["a", "b"]), "sequence 0 holds <U1, not numbers"),
+    ],
+)
+def test_data_that_cannot_be_sequences(data, message):
+    with pytest.raises(ValueError, match=message):
+        model().log_prob(data)
+
+
+@pytest.mark.parametrize(
+    ("emission", "data", "message"),
+    [
+        (
+            cr.emissions.Categorical([[0.5, 0.5]] * 2),
+            [0, 1, 2],
+            "step 2: 2 is not a known symbol: they run from 0 to 1",
+        ),
+        (cr.emissions.Categorical([[0.5, 0.5]] * 2), [[0, 1], [-1]], "sequence 1, step 0: -1 is not a known symbol"),
+        (cr.emissions.Categorical([[0.5, 0.5]] * 2), [0.5], r"0\.5 is not a symbol: symbols are integers from 0"),
+        (cr.emissions.Poisson([1.0, 2.0]), [3, -1], "sequence 0, step 1: -1 is not a count"),
+        (cr.emissions.Poisson([1.0, 2.0]), [3, 1.5], r"step 1: 1\.5 is not a count"),
+        (cr.emissions.Bernoulli([0.1, 0.2]), [0, 2], "step 1: 2 is not 0 or 1"),
+        (cr.emissions.Normal(np.zeros((2, 3)), np.ones((2, 3))), np.zeros((4, 2)), r"\(time, 3\), got \(time, 2\)"),
+        (cr.emissions.Normal(np.zeros((2, 3)), np.ones((2, 3))), np.zeros(4), "wanted 2 axes for one sequence"),
+        (
+            cr.emissions.Product(cr.emissions.Normal([0.0, 1.0], [1.0, 1.0]), cr.emissions.Poisson([1.0, 2.0])),
+            np.array([[0.0, 1.0], [0.0, -2.0]]),
+            r"part 1 of the Product, Poisson: sequence 0, step 1: -2\.0 is not a count",
+        ),
+    ],
+)
+def test_observations_that_the_emission_cannot_make(emission, data, message):
+    hmm = cr.HMM([0.5, 0.5], np.full((2, 2), 0.5), emission)
+    with pytest.raises(ValueError, match=message):
+        hmm.log_prob(data)
+    with pytest.raises(ValueError, match=message):
+        hmm.fit(data)
+
+
+# Zeros and gradients
+
+
+def test_an_impossible_sequence_has_a_zero_gradient_everywhere():
+    gradient = jax.grad(lambda m: m.log_prob([0, 1]))(impossible())
+    np.testing.assert_array_equal(gradient.emission.probs, np.zeros((2, 2)))
+
+
+def test_a_symbol_that_one_state_cannot_make_leaves_the_gradient_finite():
+    hmm = cr.HMM([0.5, 0.5], [[0.9, 0.1], [0.2, 0.8]], cr.emissions.Categorical([[0.5, 0.5, 0.0], [0.2, 0.3, 0.5]]))
+    x = np.array([0, 2, 1])
+    gradient = np.asarray(jax.grad(lambda m: m.log_prob(x))(hmm).emission.probs)
+    assert np.isfinite(gradient).all()
+    marginals = hmm.posterior(x).marginals
+    probs = np.asarray(hmm.emission.probs)
+    wanted = np.zeros((2, 3))
+    np.add.at(wanted.T, x, marginals)
+    close(np.where(probs > 0, gradient, 0), np.where(probs > 0, wanted / np.where(probs > 0, probs, 1), 0), 1e-4)
+
+
+def test_an_unknown_symbol_in_traced_data_is_not_taken_for_the_last_one():
+    hmm = cr.HMM([0.5, 0.5], np.full((2, 2), 0.5), cr.emissions.Categorical([[0.9, 0.1], [0.2, 0.8]]))
+    found = jax.jit(hmm.log_prob)(jnp.array([0, 2]))  # values cannot be checked here
+    assert not np.isfinite(found)
+
+
+# Order of states
+
+
+def test_states_align_by_what_they_explain():
+    hmm = model()
+    other = hmm.permute([2, 0, 1])
+    assert other.align(hmm, [X, Y]).states == hmm.states
+    assert other.align(hmm, X).states == hmm.states
+
+
+def test_symbols_have_no_order_that_could_align_states():
+    emission = cr.emissions.Categorical([[0.5, 0.0, 0.5], [0.0, 1.0, 0.0]])  # the same mean symbol, 1
+    hmm = cr.HMM([0.5, 0.5], [[0.9, 0.1], [0.2, 0.8]], emission)
+    np.testing.assert_array_equal(hmm.permute([1, 0]).align(hmm).emission.probs, emission.probs)
+
+
+def test_a_tied_covariance_belongs_to_no_state():
+    emission = cr.emissions.MultivariateNormal([[0.0, 0.0], [1.0, 1.0]], [[1.0, 0.3], [0.3, 2.0]])
+    turned = cr.HMM([0.5, 0.5], [[0.9, 0.1], [0.2, 0.8]], emission).permute([1, 0])
+    np.testing.assert_array_equal(turned.emission.covariance, emission.covariance)
+    np.testing.assert_array_equal(turned.emission.loc, emission.loc[::-1])

@@ -1,0 +1,221 @@
+"""What every model and every engine promises: jit, vmap, grad, one trace, frozen, short repr, saved and loaded.
+
+A later model adds a line to `zoo.EXAMPLES`, a later engine a line to ENGINES.
+"""
+
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import zoo
+
+import chainrule as cr
+from chainrule.inference import chain as chain_engine
+from chainrule.inference import decoding
+
+MODELS = pytest.mark.parametrize("example", zoo.EXAMPLES, ids=lambda e: e.name)
+
+# A chain in, arrays out; whether the answer is a smooth function of the potentials.
+ENGINES = [
+    ("log_partition", chain_engine.log_partition, True),
+    ("marginals", chain_engine.marginals, False),
+    ("pair_marginals", chain_engine.pair_marginals, False),
+    ("filter", chain_engine.filter, False),
+    ("entropy", chain_engine.entropy, False),
+    ("sample", partial(chain_engine.sample, jax.random.key(0), num_samples=3), False),
+    ("viterbi", decoding.viterbi, False),
+    ("k_best", partial(decoding.k_best, k=2), False),
+]
+
+
+def log_prob(model, x):
+    return model.log_prob(x)
+
+
+def same(a, b):
+    leaves, others = jax.tree.leaves(a), jax.tree.leaves(b)
+    assert jax.tree.structure(a) == jax.tree.structure(b)
+    for leaf, other in zip(leaves, others, strict=True):
+        assert leaf.dtype == other.dtype
+        np.testing.assert_array_equal(leaf, other)
+
+
+def arrays(data):
+    return jnp.asarray(data) if data.dtype.kind == "i" else jnp.asarray(data, jnp.float32)
+
+
+# Models
+
+
+@MODELS
+def test_under_jit_vmap_and_grad(example):
+    model, x = example.make(), arrays(example.data)
+    wanted = float(model.log_prob(example.data))
+    assert np.isfinite(wanted)
+
+    traces = []
+
+    @jax.jit
+    def compiled(model, x):
+        traces.append(None)
+        return model.log_prob(x)
+
+    assert float(compiled(model, x)) == pytest.approx(wanted, rel=1e-5)
+    compiled(example.make(), x[::-1])
+    compiled(jax.tree.map(lambda leaf: leaf, model), x)
+    assert len(traces) == 1  # new values, even a new model, compile nothing
+
+    both = jnp.stack([x, x[::-1]])
+    each = jax.vmap(log_prob, in_axes=(None, 0))(model, both)
+    np.testing.assert_allclose(each, [wanted, compiled(model, x[::-1])], rtol=1e-5)
+
+    value, gradient = jax.value_and_grad(log_prob)(model, x)
+    assert float(value) == pytest.approx(wanted, rel=1e-5)
+    assert jax.tree.structure(gradient) == jax.tree.structure(model)
+    assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(gradient))
+    assert any(np.asarray(leaf).any() for leaf in jax.tree.leaves(gradient))
+
+
+@MODELS
+def test_asking_again_compiles_nothing(example):
+    model, x = example.make(), example.data
+    answers = [model.log_prob(x), model.log_prob([x, x[:5]])]
+    before = _compiled()
+    answers += [example.make().log_prob(x[::-1].copy()), model.log_prob([x[::-1].copy(), x[-5:]])]
+    assert _compiled() == before > 0
+    assert np.isfinite(np.concatenate([np.ravel(a) for a in answers])).all()
+
+
+def _compiled() -> int:
+    """How many programs the modules that answer queries hold."""
+    from chainrule.models import hmm_engine, markov_chain
+
+    functions = (f for module in (hmm_engine, markov_chain) for f in vars(module).values())
+    return sum(f._cache_size() for f in functions if hasattr(f, "_cache_size"))
+
+
+@MODELS
+def test_ragged_data_are_normal_data(example):
+    model, x = example.make(), example.data
+    pieces = [x, x[:5], x[:1]]
+    together = model.log_prob(pieces)
+    assert together.shape == (3,)
+    np.testing.assert_allclose(together[0], model.log_prob(x), rtol=1e-5)
+    np.testing.assert_allclose(model.log_prob(np.stack([x, x])), np.repeat(together[:1], 2), rtol=1e-6)
+    np.testing.assert_allclose(model.log_prob(cr.Sequences.pack(pieces)), together, rtol=1e-6)
+
+
+@MODELS
+def test_repr_is_short_and_free_of_arrays(example):
+    text = repr(example.make())
+    assert len(text) < 100
+    assert text.startswith(type(example.make()).__name__)
+    assert "2 states" in text
+    assert not any(word in text for word in ("f32", "Array", "[", "\n"))
+
+
+@MODELS
+def test_models_are_frozen_pytrees_of_arrays(example):
+    model = example.make()
+    with pytest.raises(AttributeError):
+        model.transition = model.transition
+    leaves, structure = jax.tree.flatten(model)
+    assert all(isinstance(leaf, jax.Array) for leaf in leaves)
+    again = jax.tree.unflatten(structure, leaves)
+    assert type(again) is type(model)
+    assert again.states == model.states
+    same(again, model)
+    assert hash(structure) == hash(jax.tree.structure(example.make()))
+
+
+@MODELS
+def test_saved_and_loaded(example, tmp_path):
+    pytest.importorskip("chainrule.io")
+    model, path = example.make(), tmp_path / "model.npz"
+    cr.save(path, model)
+    again = cr.load(path)
+    assert type(again) is type(model)
+    assert again.states == model.states
+    same(again, model)
+    assert again.log_prob(example.data) == model.log_prob(example.data)
+
+
+@MODELS
+def test_graph_and_back(example):
+    model = example.make()
+    graph = model.graph()
+    assert list(graph) == list(model.states)
+    again = cr.MarkovChain.from_graph(graph)
+    np.testing.assert_allclose(again.transition, model.transition, rtol=1e-6)
+    np.testing.assert_allclose(again.initial, model.initial, rtol=1e-6)
+
+
+@MODELS
+def test_samples_are_reproducible_and_scored(example):
+    model, key = example.make(), jax.random.key(2)
+    first, second = model.sample(key, 12), model.sample(key, 12)
+    same(first, second)
+    x = first if isinstance(first, jax.Array) else first[1]
+    assert np.isfinite(model.log_prob(x))
+
+
+@pytest.mark.parametrize("example", [e for e in zoo.HMMS if e.name != "normal tied"], ids=lambda e: e.name)
+def test_the_order_of_states_changes_nothing(example):
+    model, x = example.make(), example.data
+    turned = model.permute([1, 0])
+    assert float(turned.log_prob(x)) == pytest.approx(float(model.log_prob(x)), rel=1e-5)
+    np.testing.assert_array_equal(turned.transition, np.asarray(model.transition)[::-1, ::-1])
+    same(turned.permute([1, 0]), model)
+
+
+# Engines
+
+
+def a_chain(seed=0, time=5):
+    rng = np.random.default_rng(seed)
+    pair = rng.normal(size=(3, 3))
+    pair[0, 2] = -np.inf
+    return cr.Chain(*(jnp.asarray(a, jnp.float32) for a in (rng.normal(size=3), pair, rng.normal(size=(time, 3)))))
+
+
+@pytest.mark.parametrize(("name", "engine", "smooth"), ENGINES, ids=[e[0] for e in ENGINES])
+def test_engine_under_jit_vmap_and_grad(name, engine, smooth):
+    chains = [a_chain(0), a_chain(1)]
+    traces = []
+
+    @jax.jit
+    def compiled(chain):
+        traces.append(None)
+        return engine(chain)
+
+    wanted = [compiled(chain) for chain in chains]
+    assert len(traces) == 1
+    assert not any(np.isnan(leaf).any() for leaf in jax.tree.leaves(wanted))
+    batch = jax.tree.map(lambda *leaves: jnp.stack(leaves), *chains)
+    if name != "sample":  # a batch of draws from one key is one more draw, not the same ones
+        found = jax.vmap(engine)(batch)
+        for n in range(2):
+            for leaf, other in zip(jax.tree.leaves(found), jax.tree.leaves(wanted[n]), strict=True):
+                np.testing.assert_allclose(leaf[n], other, atol=1e-5)
+    if smooth:
+        gradient = jax.grad(engine)(chains[0])
+        assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(gradient))
+        assert gradient.pair[0, 2] == 0
+
+
+def test_forms_and_results_have_short_reprs():
+    model, x = zoo.HMMS[2].make(), zoo.HMMS[2].data
+    things = [model.posterior(x), model.filter(x), model.viterbi(x), a_chain(), cr.Sequences.pack([x, x[:3]])]
+    for thing in things:
+        assert len(repr(thing)) < 100
+        assert "Array" not in repr(thing)
+        assert "[" not in repr(thing)
+    assert repr(model) == "HMM(2 states, Poisson)"
+
+
+def test_entropy_has_a_gradient():
+    gradient = jax.grad(chain_engine.entropy)(a_chain())
+    assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(gradient))
+    assert any(np.asarray(leaf).any() for leaf in jax.tree.leaves(gradient))

@@ -1,0 +1,75 @@
+"""One small example of every model: what the contract tests and the tests of learning run over.
+
+A later model adds a line to EXAMPLES. `data` is one sequence, with a hole in it where the model knows holes; data with
+a `time` axis of any length must be accepted, since tests cut pieces off it.
+"""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import numpy as np
+
+import chainrule as cr
+
+# Major earthquakes per year, 1900–2006 (Zucchini and MacDonald 2009, table 1.1).
+# fmt: off
+EARTHQUAKES = np.array([
+    13, 14, 8, 10, 16, 26, 32, 27, 18, 32, 36, 24, 22, 23, 22, 18, 25, 21, 21, 14, 8, 11, 14, 23, 18, 17, 19,
+    20, 22, 19, 13, 26, 13, 14, 22, 24, 21, 22, 26, 21, 23, 24, 27, 41, 31, 27, 35, 26, 28, 36, 39, 21, 17, 22,
+    17, 19, 15, 34, 10, 15, 22, 18, 15, 20, 15, 22, 19, 16, 30, 27, 29, 23, 20, 16, 21, 21, 25, 16, 18, 15, 18,
+    14, 10, 15, 8, 15, 6, 11, 8, 7, 18, 16, 13, 12, 13, 20, 15, 16, 12, 18, 15, 16, 13, 15, 16, 11, 11,
+])
+# fmt: on
+
+_rng = np.random.default_rng(7)
+_NUMBERS = np.array([-1.0, -0.6, 1.8, np.nan, 2.4, 1.7, -0.9, -1.3, 2.2, 1.9, -0.4, -1.1])
+_VECTORS = np.stack([_NUMBERS + 0.3 * _rng.normal(size=12), 0.5 * _NUMBERS + _rng.normal(size=12)], axis=1)
+_VECTORS[6, 0] = np.nan  # a vector with one feature missing; step 3 has neither
+_COUNTS = np.array([2, 1, 9, 7, np.nan, 8, 0, 3, 11, 6, 2, 1.0])
+_FLAGS = np.array([0, 0, 1, 1, np.nan, 1, 0, 0, 1, 0, 0, 0.0])
+_SYMBOLS = np.array([0, 0, 2, 1, np.nan, 2, 0, 1, 2, 2, 0, 0.0])
+
+INITIAL, TRANSITION = [0.7, 0.3], [[0.8, 0.2], [0.3, 0.7]]
+_CENTRES = [[-1.0, -0.5], [2.0, 1.0]]
+
+
+def hmm(emission, **kwargs) -> cr.HMM:
+    return cr.HMM(INITIAL, TRANSITION, emission, **kwargs)
+
+
+class Example(NamedTuple):
+    name: str
+    make: Callable[[], Any]
+    data: np.ndarray
+
+
+_E = cr.emissions
+_FULL = [[[1.0, 0.3], [0.3, 1.0]], [[0.8, -0.2], [-0.2, 1.5]]]
+
+HMMS = [
+    Example("categorical", lambda: hmm(_E.Categorical([[0.7, 0.2, 0.1], [0.1, 0.3, 0.6]])), _SYMBOLS),
+    Example("bernoulli", lambda: hmm(_E.Bernoulli([0.2, 0.9])), _FLAGS),
+    Example("poisson", lambda: hmm(_E.Poisson([2.0, 8.0]), states=("calm", "busy")), _COUNTS),
+    Example("normal", lambda: hmm(_E.Normal([-1.0, 2.0], [1.0, 0.5])), _NUMBERS),
+    Example("normal diagonal", lambda: hmm(_E.Normal(_CENTRES, [[1.0, 0.7], [0.5, 1.2]])), _VECTORS),
+    Example("normal spherical", lambda: hmm(_E.Normal(_CENTRES, [1.0, 0.6])), _VECTORS),
+    Example("normal full", lambda: hmm(_E.MultivariateNormal(_CENTRES, _FULL)), _VECTORS),
+    Example("normal tied", lambda: hmm(_E.MultivariateNormal(_CENTRES, _FULL[0])), _VECTORS),
+    Example(
+        "mixture",
+        lambda: hmm(_E.Mixture(_E.Normal([-1.5, -0.5, 1.5, 2.5], np.ones(4)), [[0.4, 0.6], [0.5, 0.5]])),
+        _NUMBERS,
+    ),
+    Example(
+        "product",
+        lambda: hmm(_E.Product(_E.Normal([-1.0, 2.0], [1.0, 1.0]), _E.Poisson([2.0, 8.0]))),
+        np.stack([_NUMBERS, _COUNTS], axis=1),
+    ),
+]
+
+EXAMPLES = [
+    *HMMS,
+    Example(
+        "markov chain", lambda: cr.MarkovChain(INITIAL, TRANSITION), np.array([0, 0, 1, 1, 0, 1, 1, 1, 0, 0, 0, 1])
+    ),
+]
