@@ -72,7 +72,7 @@ def sample(problem):
     import jax
 
     hmm, x, key = build(problem), problem.observations()[0], jax.random.key(0)
-    return lambda: np.asarray(hmm.sample_posterior(key, x, num_samples=1))[0]
+    return lambda: np.asarray(hmm.sample_posterior(key, x, num_samples=1).states)[0]
 
 
 TASKS = {

@@ -8,10 +8,12 @@ It is what hidden Markov models, Markov chains and linear-chain conditional rand
 engines in `chainrule.inference.chain` know. `pair[i, j]` scores the step *from* i *to* j; −inf forbids it.
 """
 
+from typing import Any, TypeVar
+
 import equinox as eqx
-import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.core import Tracer
 from jaxtyping import Array, Bool, Float, Int
 
 
@@ -65,7 +67,7 @@ class Chain(eqx.Module):
             if is_concrete(value):
                 bad = np.argwhere(np.isnan(value) | (np.asarray(value) == np.inf))
                 if len(bad):
-                    raise ValueError(f"{name}{bad[0].tolist()} is NaN or +inf; log-potentials are finite or −inf")
+                    raise ValueError(f"{name}{bad[0].tolist()} is NaN or +inf; log-potentials are finite or -inf")
         if self.length is not None and is_concrete(self.length) and not 1 <= int(self.length) <= time:
             raise ValueError(f"length is {int(self.length)}, outside 1 … {time}")
 
@@ -102,7 +104,21 @@ class Chain(eqx.Module):
 
 def is_concrete(value) -> bool:
     """Whether the values can be looked at now; under `jit`, `vmap` and `grad` they cannot."""
-    return not isinstance(value, jax.core.Tracer)
+    return not isinstance(value, Tracer)
+
+
+_M = TypeVar("_M", bound=eqx.Module)
+
+
+def assemble(cls: type[_M], **fields: Any) -> _M:
+    """An instance from fields that are known to be right, past constructor, converters and checks.
+
+    A module's constructor costs more than a query on a short sequence, so what is built for every query is built so.
+    """
+    made = object.__new__(cls)
+    for name, value in fields.items():
+        object.__setattr__(made, name, value)
+    return made
 
 
 def _as_float(value):

@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Int, Shaped
 
-from .chain import is_concrete
+from .chain import assemble, is_concrete
 
 
 class Sequences(eqx.Module):
@@ -170,14 +170,12 @@ def _checked(arrays: list[np.ndarray]) -> list[np.ndarray]:
 
 
 def _pack(arrays: list[np.ndarray]) -> Sequences:
+    if len(arrays) == 1:
+        return _pack_one(arrays[0])
     lengths = np.array([len(a) for a in arrays])
-    if len(arrays) == 1:  # the common case, kept free of the bookkeeping
-        time, count = bucket(int(lengths[0])), 1
-        row = offset = np.zeros(1, np.int32)
-    else:
-        time = bucket(int(lengths.max()))
-        row, offset = _place(lengths, time)
-        count = bucket(int(row.max()) + 1)
+    time = bucket(int(lengths.max()))
+    row, offset = _place(lengths, time)
+    count = bucket(int(row.max()) + 1)
     values = np.zeros((time, *arrays[0].shape[1:], count), arrays[0].dtype)
     start, mask = np.ones((time, count), bool), np.zeros((time, count), bool)
     for array, r, begin, size in zip(arrays, row.tolist(), offset.tolist(), lengths.tolist(), strict=True):
@@ -185,7 +183,20 @@ def _pack(arrays: list[np.ndarray]) -> Sequences:
         start[begin + 1 : begin + size, r] = False
         mask[begin : begin + size, r] = True
     padding = (0, bucket(len(arrays)) - len(arrays))
-    return Sequences(values, start, mask, *(np.pad(x.astype(np.int32), padding) for x in (row, offset, lengths)))
+    row, offset, lengths = (np.pad(x.astype(np.int32), padding) for x in (row, offset, lengths))
+    return assemble(Sequences, values=values, start=start, mask=mask, row=row, offset=offset, lengths=lengths)
+
+
+def _pack_one(array: np.ndarray) -> Sequences:
+    """The common case, kept free of the bookkeeping."""
+    size = len(array)
+    time = bucket(size)
+    values = np.zeros((time, *array.shape[1:], 1), array.dtype)
+    values[:size, ..., 0] = array
+    start, mask = np.ones((time, 1), bool), np.zeros((time, 1), bool)
+    start[1:size], mask[:size] = False, True
+    zero, lengths = np.zeros(1, np.int32), np.array([size], np.int32)
+    return assemble(Sequences, values=values, start=start, mask=mask, row=zero, offset=zero, lengths=lengths)
 
 
 def _place(lengths: np.ndarray, time: int) -> tuple[np.ndarray, np.ndarray]:

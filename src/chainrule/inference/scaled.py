@@ -27,6 +27,8 @@ HIGHEST = lax.Precision.HIGHEST
 # XLA runs a loop natively on the CPU only while its body touches little memory (about 1 KB); two sweeps in one loop
 # stay below that up to this many float32 states.
 SMALL = 8
+# Below this many products a fused sum is faster than a call to a matrix product.
+SHORT = 4096
 
 
 class Weights(NamedTuple):
@@ -198,11 +200,19 @@ def accumulate(w: Weights, s: Sweep, weight: Float[Array, "time *row"]):
     if w.transition.ndim == 3:
         inner = jnp.einsum("ti...,tj...->tij", early, late, precision=HIGHEST)
         by_transition = jnp.concatenate([jnp.zeros_like(w.transition[:1]), inner])
+    elif late.size * late.shape[1] <= SHORT:
+        by_transition = _sum_outer(early, late)
     elif late.ndim == 3 and late.shape[2] >= late.shape[1]:  # (time, state, state) is the smaller array here
         by_transition = jnp.einsum("tir,tjr->tij", early, late, precision=HIGHEST).sum(0)
     else:
         by_transition = jnp.einsum("ti...,tj...->ij", early, late, precision=HIGHEST)
     return mass, marginals, by_initial, by_transition
+
+
+def _sum_outer(early, late):
+    """Σ early ⊗ late over steps and rows without a matrix product, whose start-up outweighs a short sum."""
+    product = early[:, :, None] * late[:, None]
+    return lax.reduce(product, jnp.zeros((), late.dtype), lax.add, tuple(a for a in range(product.ndim) if a not in (1, 2)))
 
 
 def _sum_rows(x: Float[Array, "time state *row"]) -> Float[Array, " state"]:

@@ -18,7 +18,7 @@ import networkx as nx
 import numpy as np
 from jaxtyping import Array, Float, Key
 
-from ..forms.chain import Chain, is_concrete
+from ..forms.chain import Chain, assemble, is_concrete
 from ..forms.sequences import Sequences
 from ..graphs.factor_graph import FactorGraph
 from ..graphs.transition_graph import TransitionGraph
@@ -150,7 +150,7 @@ class HMM(eqx.Module):
         Differentiable by the parameters (and the data, where the emission is); the gradient costs one
         forward–backward pass. With `known`, log p(x, known states).
         """
-        batch, fixed = self._prepare(data, known)
+        batch, fixed = _prepared(self, data, known)
         return batch.per_sequence(engine.log_prob(self, batch.sequences, fixed))
 
     def posterior(self, data, *, known=None) -> Posterior:
@@ -161,14 +161,20 @@ class HMM(eqx.Module):
             known: states that are known at some steps, in the same form as `data`: names of states, with None (or
                 indices, with −1) where nothing is known.
         """
-        batch, fixed = self._prepare(data, known)
+        batch, fixed = _prepared(self, data, known)
         log_prob, marginals, transitions = engine.posterior(self, batch.sequences, fixed)
         transitions = np.asarray(transitions) if is_concrete(transitions) else transitions
-        return Posterior(batch.per_sequence(log_prob), batch.per_step(marginals), transitions, self.states)
+        return assemble(
+            Posterior,
+            log_prob=batch.per_sequence(log_prob),
+            marginals=batch.per_step(marginals),
+            transitions=transitions,
+            states=self.states,
+        )
 
     def filter(self, data, *, known=None) -> Filtered:
         """p(z_t | x_0 … x_t), the one-step predictions, and the forecast for the step after the last."""
-        batch, fixed = self._prepare(data, known)
+        batch, fixed = _prepared(self, data, known)
         log_prob, filtered, predicted, constants, forecast = engine.filtered(self, batch.sequences, fixed)
         per_step = batch.per_step
         return Filtered(
@@ -182,13 +188,13 @@ class HMM(eqx.Module):
 
     def viterbi(self, data, *, known=None) -> Path:
         """The most probable path, argmax_z p(z, x) (Viterbi 1967)."""
-        batch, fixed = self._prepare(data, known)
+        batch, fixed = _prepared(self, data, known)
         states, log_prob = engine.viterbi(self, batch.sequences, fixed)
         return Path(batch.per_step(states), batch.per_sequence(log_prob), self.states)
 
     def k_best(self, data, k: int, *, known=None) -> Path:
         """The k most probable paths of one sequence, best first: states (k, T), log_prob (k,)."""
-        batch, fixed = self._one(data, known, "k_best")
+        batch, fixed = _prepared_one(self, data, known, "k_best")
         states, log_prob = engine.k_best(self, batch.sequences, fixed, k)
         return Path(batch.per_step(states).T, _host(log_prob), self.states)
 
@@ -205,7 +211,7 @@ class HMM(eqx.Module):
 
         Several sequences give a list, or for equal lengths (S, num_samples, T). `log_prob` is log p(x).
         """
-        batch, fixed = self._prepare(data, known)
+        batch, fixed = _prepared(self, data, known)
         paths, log_prob = engine.sample_posterior(self, key, batch.sequences, fixed, num_samples)
         states = batch.per_step(paths)
         states = [s.T for s in states] if isinstance(states, list) else states.swapaxes(-1, -2)
@@ -213,12 +219,12 @@ class HMM(eqx.Module):
 
     def entropy(self, data, *, known=None):
         """Entropy of p(z | x) in nats, of one sequence: how undecided the whole path is."""
-        batch, fixed = self._one(data, known, "entropy")
+        batch, fixed = _prepared_one(self, data, known, "entropy")
         return _host(engine.entropy(self, batch.sequences, fixed))
 
     def chain(self, x) -> Chain:
         """The chain form of p(z, x) for one sequence, to be handed to any engine."""
-        batch, _ = self._one(x, None, "chain")
+        batch, _ = _prepared_one(self, x, None, "chain")
         return engine.chain(self, batch.sequences)
 
     def factor_graph(self, x=None, *, length: int | None = None) -> FactorGraph:
@@ -333,38 +339,6 @@ class HMM(eqx.Module):
             raise ValueError(f"cannot align {self.num_states} states with {reference.num_states}")
         return self.permute(engine.matching(self, reference, data))
 
-    # Plumbing
-
-    def _prepare(self, data, known) -> tuple[Prepared, Any]:
-        parameters(self.emission)
-        event_shape = self.emission.event_shape
-        batch = prepare(data, None if event_shape is None else len(event_shape))
-        if is_concrete(batch.sequences.values):
-            self.emission.check(batch.sequences)
-        return batch, None if known is None else self._known(known, batch)
-
-    def _known(self, known, batch: Prepared):
-        """Known states as indices in the layout of the data, −1 where unknown."""
-        names = {name: index for index, name in enumerate(self.states)}
-
-        def index(entry):
-            if entry is None or (isinstance(entry, int | np.integer) and entry == -1 and -1 not in names):
-                return -1
-            return names[entry] if entry in names else find(entry, self.states)
-
-        rows = [known] if batch.form == "one" else list(known)
-        lengths = [int(n) for n in batch.sequences.lengths if n]
-        found = [np.array([index(e) for e in row], np.int32) for row in rows]
-        if [len(f) for f in found] != lengths:
-            raise ValueError(f"known has lengths {[len(f) for f in found]}, the data {lengths}")
-        return Sequences.pack(found).values
-
-    def _one(self, data, known, query: str):
-        batch, fixed = self._prepare(data, known)
-        if batch.form != "one":
-            raise ValueError(f"{query} takes one sequence; call it for each")
-        return batch, fixed
-
     # What the learning strategies ask for
 
     def expect(self, data: Sequences):
@@ -396,6 +370,44 @@ class HMM(eqx.Module):
         if self.initial.ndim > 1:
             return f"HMM({self.num_states} states, {name}, batch of {self.initial.shape[:-1]})"
         return f"HMM({self.num_states} states, {name})"
+
+
+# Plain functions, because looking a method up on a module costs as much as a short query.
+
+
+def _prepared(model: HMM, data, known) -> tuple[Prepared, Any]:
+    """The data packed and checked, and the known states in their layout."""
+    emission = model.emission
+    parameters(emission)
+    event_shape = emission.event_shape
+    batch = prepare(data, None if event_shape is None else len(event_shape))
+    if is_concrete(batch.sequences.values):
+        type(emission).check(emission, batch.sequences)
+    return batch, None if known is None else _known(model, known, batch)
+
+
+def _prepared_one(model: HMM, data, known, query: str) -> tuple[Prepared, Any]:
+    batch, fixed = _prepared(model, data, known)
+    if batch.form != "one":
+        raise ValueError(f"{query} takes one sequence; call it for each")
+    return batch, fixed
+
+
+def _known(model: HMM, known, batch: Prepared):
+    """Known states as indices in the layout of the data, −1 where unknown."""
+    names = {name: index for index, name in enumerate(model.states)}
+
+    def index(entry):
+        if entry is None or (isinstance(entry, int | np.integer) and entry == -1 and -1 not in names):
+            return -1
+        return names[entry] if entry in names else find(entry, model.states)
+
+    rows = [known] if batch.form == "one" else list(known)
+    lengths = [int(n) for n in batch.sequences.lengths if n]
+    found = [np.array([index(e) for e in row], np.int32) for row in rows]
+    if [len(f) for f in found] != lengths:
+        raise ValueError(f"known has lengths {[len(f) for f in found]}, the data {lengths}")
+    return Sequences.pack(found).values
 
 
 def _host(value):

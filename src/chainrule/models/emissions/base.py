@@ -101,7 +101,7 @@ class AbstractEmission(eqx.Module):
 
 def parameters(emission: AbstractEmission) -> None:
     """Raise if the emission is a family without parameters."""
-    if not emission.has_parameters():
+    if emission.num_states is None:
         name = type(emission).__name__
         raise ValueError(f"{name}() has no parameters yet: fit the model first, or construct {name} with parameters")
 
@@ -155,11 +155,12 @@ def check_event(data: Sequences, event_shape: tuple[int, ...] | None, family: st
 def check_values(data: Sequences, good, wanted: str) -> None:
     """Raise for the first real observation that is neither good nor NaN, naming its sequence and step."""
     values = np.asarray(data.values)
-    bad = ~good(values)
+    fine = good(values)
+    if fine.all():
+        return
+    bad = ~fine
     if values.dtype.kind == "f":
         bad &= ~np.isnan(values)
-    if not bad.any():
-        return
     for n, found in enumerate(data.unpack(bad)):
         if found.any():
             place = np.argwhere(found)[0]
