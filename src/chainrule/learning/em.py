@@ -79,54 +79,68 @@ class Outcome(eqx.Module):
 
 @partial(jax.jit, static_argnames=("frozen", "size"))
 def _em(models, data, prior, tolerance, max_iterations, floor, token, *, frozen, size):
-    def improve(model, previous):
-        log_prob, expectations = model.expect(data)
-        objective = log_prob + model.log_prior(prior)
-        better, degenerate = model.maximise(data, expectations, prior, floor)
+    def improve(model, log_prob, objective, done, degenerate):
+        """One iteration of one run; where that gains next to nothing, the model stays the one the objective is of."""
+        new_log_prob, expectations = model.expect(data)
+        new_objective = new_log_prob + model.log_prior(prior)
+        better, worn = model.maximise(data, expectations, prior, floor)
         better = keep(frozen, model, better)
         # float32 sums of many terms cannot resolve less than a few units in the last place
         least = jnp.where(tolerance < 0, -jnp.inf, jnp.maximum(tolerance, 4 * jnp.finfo(objective.dtype).eps))
-        done = objective - previous <= least * jnp.abs(objective)
-        return better, log_prob, objective, done | ~jnp.isfinite(objective), degenerate
+        stop = (new_objective - objective <= least * jnp.abs(new_objective)) | ~jnp.isfinite(new_objective)
+        kept = jax.tree.map(lambda new, old: jnp.where(stop, old, new), better, model)
+        return kept, new_log_prob, new_objective, stop, jnp.where(stop, degenerate, worn)
+
+    def unless_done(*run):
+        return lax.cond(run[3], lambda: run, lambda: improve(*run))
 
     def body(state):
-        step, model, log_prob, objective, history, iterations, done, degenerate = state
-        new = jax.vmap(improve)(model, objective)
-        better, new_log_prob, new_objective, stop, new_degenerate = new
-        running = ~done
-        log_prob = jnp.where(running, new_log_prob, log_prob)
-        objective = jnp.where(running, new_objective, objective)
-        history = history.at[:, step].set(jnp.where(running, new_objective, jnp.nan))
-        going = running & ~stop  # where it stops, the objective belongs to the model that is kept
-        model = jax.tree.map(lambda new, old: jnp.where(_like(going, new), new, old), better, model)
-        degenerate = jnp.where(going[:, None], new_degenerate, degenerate)
-        progress.report(token, step + 1, objective.max(), last=(done | stop).all())
-        return step + 1, model, log_prob, objective, history, iterations + going.astype(jnp.int32), done | stop, degenerate
+        step, history, iterations, runs_before = state
+        runs_after = side_by_side(unless_done, data)(*runs_before)
+        _, _, objective, stopped, _ = runs_after
+        running = ~runs_before[3]
+        history = history.at[:, step].set(jnp.where(running, objective, jnp.nan))
+        progress.report(token, step + 1, objective.max(), last=stopped.all())
+        return step + 1, history, iterations + (~stopped).astype(jnp.int32), runs_after
 
     runs = jax.tree.leaves(models)[0].shape[0]
     dtype = jnp.result_type(*[x for x in jax.tree.leaves(models) if jnp.issubdtype(x.dtype, jnp.floating)])
     states = jax.eval_shape(lambda m: m.maximise(data, m.expect(data)[1], prior, floor)[1], _first(models)).shape[0]
     nothing = jnp.full(runs, -jnp.inf, dtype)
-    start = (
-        jnp.zeros((), jnp.int32),
-        models,
-        nothing,
-        nothing,
-        jnp.full((runs, size), jnp.nan, dtype),
-        jnp.zeros(runs, jnp.int32),
-        jnp.zeros(runs, bool),
-        jnp.zeros((runs, states), bool),
-    )
-    end = lax.while_loop(lambda s: (s[0] < max_iterations) & ~s[6].all(), body, start)
-    _, models, log_prob, objective, history, iterations, done, degenerate = end
+    fresh = (models, nothing, nothing, jnp.zeros(runs, bool), jnp.zeros((runs, states), bool))
+    start = (jnp.zeros((), jnp.int32), jnp.full((runs, size), jnp.nan, dtype), jnp.zeros(runs, jnp.int32), fresh)
+    end = lax.while_loop(lambda s: (s[0] < max_iterations) & ~s[3][3].all(), body, start)
+    _, history, iterations, (models, log_prob, objective, done, degenerate) = end
     return Outcome(models, log_prob, objective, history, iterations, done & jnp.isfinite(objective), degenerate)
+
+
+SMALL = 20_000  # slots of data up to which several runs are faster as one batch than one after the other
+
+
+def side_by_side(function, data):
+    """Map a function over runs on the leading axis: as a batch while the data are small, else one after the other."""
+    size = max(leaf.size for leaf in jax.tree.leaves(data))
+
+    def mapped(*args):
+        runs = jax.tree.leaves(args)[0].shape[0]
+        if runs == 1:
+            return jax.tree.map(lambda leaf: leaf[None], function(*_first(args)))
+        if size <= SMALL:
+            return jax.vmap(function)(*args)
+        return lax.map(lambda run: function(*run), args)
+
+    return mapped
 
 
 @jax.jit
 def evaluate(models, data, prior):
     """Log-likelihood and objective of each of a batch of models."""
-    log_prob = jax.vmap(lambda m: m.total(data))(models)
-    return log_prob, log_prob + jax.vmap(lambda m: jnp.asarray(m.log_prior(prior), log_prob.dtype))(models)
+
+    def one(model):
+        log_prob = model.total(data)
+        return log_prob, log_prob + model.log_prior(prior)
+
+    return side_by_side(one, data)(models)
 
 
 def up_to_date(outcome: Outcome, data, prior) -> Outcome:
@@ -139,10 +153,6 @@ def up_to_date(outcome: Outcome, data, prior) -> Outcome:
 
 def _first(tree):
     return jax.tree.map(lambda leaf: leaf[0], tree)
-
-
-def _like(flags, array):
-    return flags.reshape(-1, *[1] * (array.ndim - 1))
 
 
 def keep(frozen: tuple[bool, ...] | None, old, new):

@@ -14,7 +14,7 @@ from jax import lax
 
 from ..forms.sequences import bucket
 from . import progress
-from .em import Outcome, evaluate, keep
+from .em import Outcome, evaluate, keep, side_by_side
 
 
 class Adam(eqx.Module):
@@ -119,7 +119,7 @@ def _descend(models, data, prior, tolerance, max_iterations, rate, token, *, fro
     def body(carry):
         step, free, state, history, iterations, done = carry
         with jax.numpy_dtype_promotion("standard"):  # optax counts steps in integers and multiplies them with floats
-            new_free, new_state, objective = jax.vmap(advance)(models, free, state)
+            new_free, new_state, objective = side_by_side(advance, data)(models, free, state)
         back = 1 if line_search else PATIENCE
         before = history[:, jnp.maximum(step - back, 0)]
         least = jnp.where(tolerance > 0, jnp.maximum(tolerance, 4 * jnp.finfo(objective.dtype).eps), -1)

@@ -38,10 +38,18 @@ def _scores(model, data: Sequences, known=None):
     if known is not None:
         allowed = (known[:, None] < 0) | (known[:, None] == jnp.arange(found.shape[1])[None, :, None])
         found = jnp.where(allowed, found, -jnp.inf)
-    found = jnp.where(jnp.asarray(data.mask)[:, None], found, 0)
+    found = _written_once(jnp.where(jnp.asarray(data.mask)[:, None], found, 0))
     if found.shape[-1] == 1:
         return found[..., 0], jnp.asarray(data.start)[:, 0], jnp.asarray(data.mask)[:, 0]
     return found, jnp.asarray(data.start), jnp.asarray(data.mask)
+
+
+def _written_once(x):
+    """x, kept from being computed anew for each of its uses: XLA on CPU copies cheap producers, but not a concatenation.
+
+    (An optimisation barrier is gone by the time that it fuses.)
+    """
+    return jnp.concatenate([x[:1], x[1:]]) if x.shape[0] > 1 else x
 
 
 def _rows(array, like: Sequences):

@@ -11,6 +11,7 @@ from jax import lax
 from jax.scipy.linalg import solve_triangular
 from jaxtyping import Array, Float
 
+from ...inference.rows import certified
 from ...inference.scaled import HIGHEST
 from . import base
 from .base import AbstractEmission
@@ -122,31 +123,25 @@ class Normal(AbstractEmission):
 
     def maximise(self, values, weights, prior, floor):
         values, seen = base.observed(values.astype(self.loc.dtype))
-        loc = self.loc if self.loc.ndim == 2 else self.loc[:, None]
-        columns = values if values.ndim == 3 else values[:, None]
-        present = seen if seen.ndim == 3 else seen[:, None]
-        sums = [_moments(columns[:, d], present[:, d], loc[:, d], weights) for d in range(loc.shape[1])]
-        total, first, second = (jnp.stack(s, axis=1) for s in zip(*sums, strict=True))  # (state, feature)
-        pull, divisor, extra = 0, total, 0
-        if prior is not None:
-            centre = jnp.broadcast_to(jnp.asarray(prior.mean, loc.dtype), loc.shape) - loc
-            pull, extra = prior.strength * centre, 2 * prior.scale
-            divisor = total + 2 * prior.shape + 3  # the mode of the joint density of mean and variance
-            first, total = first + pull, total + prior.strength
-            extra = extra + prior.strength * centre**2
-        shift = base.safe_ratio(first, total)
-        squares = second + extra - total * shift**2  # about the new mean, from sums about the old one
+        if values.ndim == 2:
+            values, seen = values[:, None], seen[:, None]
+        total, mean, squares = moments(values, seen.astype(values.dtype), weights)  # each (state, feature)
+        divisor = total
+        if prior is not None:  # the mode of the joint posterior density of mean and variance
+            centre = jnp.broadcast_to(jnp.asarray(prior.mean, mean.dtype), mean.shape)
+            shrunk = total / (total + prior.strength)
+            squares = squares + prior.strength * shrunk * (mean - centre) ** 2 + 2 * prior.scale
+            mean = centre + shrunk * (mean - centre)
+            divisor = total + 2 * prior.shape + 3
         if self.spherical:
             squares, divisor = squares.sum(1), divisor.sum(1)
         variance = base.safe_ratio(squares, divisor)
         empty = (total <= 0).any(1)
-        low = variance < floor
-        variance = jnp.where(low, jnp.asarray(floor, variance.dtype), variance)
-        old = self.variance.reshape(variance.shape)
-        alive = ~empty
-        mean = jnp.where(alive[:, None], loc + shift, loc).reshape(self.loc.shape)
-        variance = jnp.where(alive.reshape(-1, *[1] * (variance.ndim - 1)), variance, old).reshape(self.variance.shape)
-        return _replace(self, mean, variance), empty | low.reshape(len(empty), -1).any(1)
+        low = (variance < floor).reshape(len(empty), -1).any(1)
+        variance = jnp.maximum(variance, jnp.asarray(floor, variance.dtype)).reshape(self.variance.shape)
+        alive = jnp.where(empty, 0, 1)
+        mean = base.guarded(mean.reshape(self.loc.shape), self.loc, alive)
+        return _replace(self, mean, base.guarded(variance, self.variance, alive)), empty | low
 
     def log_prior(self, prior):
         if prior is None:
@@ -176,12 +171,39 @@ def _normal_terms(values, seen, loc, scale, constant):
     return jnp.where(seen[:, None], constant[None, :, None] - 0.5 * z * z, 0)
 
 
-def _moments(values, seen, loc, weights):
-    """Weight, and first and second moment about `loc`, of one feature under each state."""
-    w = jnp.where(seen[:, None], weights, 0)
-    off = values[:, None] - loc[None, :, None]
-    first = w * off
-    return w.sum((0, 2)), first.sum((0, 2)), (first * off).sum((0, 2))
+def _sums(weights, features):
+    """Σ over steps and rows of weights ⊗ features: (time, state, row) and (time, feature, row) to (state, feature)."""
+    if weights.shape[2] >= weights.shape[1]:  # one small product per step beats one that has to move the axes first
+        return jnp.einsum("tkr,tfr->tkf", weights, features, precision=HIGHEST).sum(0)
+    return jnp.einsum("tkr,tfr->kf", weights, features, precision=HIGHEST)
+
+
+def _fast_moments(values, seen, weights):
+    """Sums of squares about one common centre, by a matrix product; trusted while that centre is near every mean."""
+    size = values.shape[1]
+    centre = base.safe_ratio((values * seen).sum((0, 2)), seen.sum((0, 2)))
+    off = (values - centre[None, :, None]) * seen
+    sums = _sums(weights, jnp.concatenate([seen, off, off * off], axis=1))
+    total, first, second = sums[:, :size], sums[:, size : 2 * size], sums[:, 2 * size :]
+    shift = base.safe_ratio(first, total)
+    far = total * shift * shift
+    squares = second - far
+    return (total, centre[None] + shift, squares), (far <= 1000 * squares).all()
+
+
+def _slow_moments(values, seen, weights):
+    """Sums of squares about each state's own mean."""
+    total, mean, _ = _fast_moments(values, seen, weights)[0]
+    columns = []
+    for d in range(values.shape[1]):
+        off = values[:, d][:, None] - mean[None, :, d, None]
+        columns.append((weights * seen[:, d][:, None] * off * off).sum((0, 2)))
+    return total, mean, jnp.stack(columns, axis=1)
+
+
+# Weight, mean and sum of squares about the mean, for every state and feature. Subtracting squares of the size of the
+# data from each other would lose a variance that is a thousand times smaller: then the slow way is taken.
+moments = certified(_fast_moments, _slow_moments)
 
 
 class MultivariateNormal(AbstractEmission):

@@ -1,0 +1,268 @@
+"""Bayesian neural networks against posteriors known in closed form, and the errors that guard them."""
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+import numpyro
+import numpyro.distributions as dist
+import pytest
+from numpyro.infer.autoguide import AutoMultivariateNormal
+
+from chainrule import bayes
+from chainrule.bayes.methods import mixing
+
+pytestmark = pytest.mark.lenient
+
+KEY = jax.random.key(0)
+
+
+def unit_noise(outputs):
+    return dist.Normal(outputs, 1.0)
+
+
+@pytest.fixture(scope="module")
+def line():
+    """y = w x + e with w, e ~ N(0, 1): conjugate, so w | data ~ N(11/15, 1/15)."""
+    module = eqx.nn.Linear(1, 1, use_bias=False, key=KEY)
+    network = bayes.BNN(module, dist.Normal(0.0, 1.0), unit_noise)
+    return network, jnp.array([[1.0], [2.0], [3.0]]), jnp.array([[1.0], [2.0], [2.0]])
+
+
+def check_line(fit, effective):
+    weights = np.asarray(fit.samples["weight"]).reshape(-1)
+    sd = np.sqrt(1 / 15)
+    assert abs(weights.mean() - 11 / 15) < 4 * sd / np.sqrt(effective)
+    assert abs(weights.var() * 15 - 1) < 4 * np.sqrt(2 / effective)
+    predictive = fit.predict(jnp.array([[2.0]]))
+    assert abs(float(predictive.mean[0, 0]) - 1.466667) < 4 * 2 * sd / np.sqrt(effective)
+    assert abs(float(predictive.variance[0, 0]) - 1.266667) < 4 * 4 / 15 * np.sqrt(2 / effective)
+    # the log-density at y = 2 moves by at most about half the relative error of the predictive variance
+    assert abs(float(predictive.log_prob(jnp.array([[2.0]]))[0]) + 1.149414) < 4 * 0.5 / np.sqrt(effective)
+
+
+def test_nuts_finds_the_conjugate_posterior(line):
+    network, x, y = line
+    fit = network.fit(x, y, method=bayes.NUTS(num_warmup=200, num_samples=500), key=KEY)
+    assert fit.status is bayes.Status.CONVERGED
+    assert fit.samples["weight"].shape == (1000, 1, 1)
+    check_line(fit, fit.diagnostics.effective_sample_size["outputs"])
+    # log joint density of each draw, in closed form
+    w = np.asarray(fit.samples["weight"]).reshape(-1, 1)
+    residuals = np.concatenate([w, np.asarray(y).T - w * np.asarray(x).T], axis=1)
+    expected = -0.5 * (residuals**2).sum(axis=1) - 2 * np.log(2 * np.pi)
+    np.testing.assert_allclose(fit.history, expected, atol=1e-4)
+
+
+@pytest.mark.parametrize("guide", [None, AutoMultivariateNormal])
+def test_svi_finds_the_conjugate_posterior(line, guide):
+    network, x, y = line
+    options = {} if guide is None else {"guide": guide}
+    fit = network.fit(x, y, method=bayes.SVI(steps=4000, num_samples=1000, **options), key=KEY)
+    assert fit.status is bayes.Status.CONVERGED
+    # the guide's own error after 4000 noisy steps is worth that of a few hundred draws
+    check_line(fit, 300)
+    # where the guide equals the posterior the ELBO is the log evidence
+    assert abs(float(fit.history[-1000:].mean()) + 4.577507) < 0.02
+
+
+def test_unfinished_optimisation_says_so(line):
+    network, x, y = line
+    svi = network.fit(x, 20 * y, method=bayes.SVI(steps=1000, learning_rate=1e-3), key=KEY)
+    assert svi.status is bayes.Status.STILL_IMPROVING
+    assert not svi.diagnostics.r_hat
+
+
+def test_equal_shapes_compile_once_and_a_bar_changes_nothing(capsys):
+    traces = []
+
+    def apply(weights, x):
+        traces.append(None)
+        return x * weights["slope"]
+
+    def fit(slope, key, **options):
+        network = bayes.BNN({"slope": jnp.array(slope)}, dist.Normal(0.0, 1 + slope), unit_noise, apply=apply)
+        x = jnp.arange(3.0) + slope
+        return network.fit(x, x, key=jax.random.key(key), **options)
+
+    for method in (bayes.NUTS(num_warmup=50, num_samples=50), bayes.SVI(steps=50, num_samples=50)):
+        first = fit(0.0, 1, method=method)
+        first.predict(jnp.arange(5.0))
+        once = len(traces)
+        fit(0.5, 2, method=eqx.tree_at(lambda m: jax.tree.leaves(m)[0], method, 0.5)).predict(jnp.arange(5.0))
+        # the shapes of x and y are checked anew for every fit, by one abstract evaluation
+        assert len(traces) == once + 1
+        again = fit(0.0, 1, method=method, progress=True)
+        assert len(traces) == once + 2
+        np.testing.assert_array_equal(again.samples["slope"], first.samples["slope"])
+        assert "100%" in capsys.readouterr().err
+
+
+@pytest.fixture(scope="module")
+def curve():
+    x = jnp.linspace(-1.0, 1.0, 12)[:, None]
+    return x, jnp.sin(2 * x) + 0.1 * jax.random.normal(jax.random.key(3), x.shape)
+
+
+def test_an_equinox_mlp_under_both_methods(curve):
+    x, y = curve
+    module = eqx.nn.MLP(1, 1, 4, 1, activation=jnp.tanh, key=KEY)
+    network = bayes.BNN(module, likelihood=bayes.Normal(dist.Gamma(20.0, 1.0)))
+    nuts = network.fit(x, y, method=bayes.NUTS(num_warmup=200, num_samples=200, max_tree_depth=6), key=KEY)
+    svi = network.fit(x, y, method=bayes.SVI(steps=4000, num_samples=400), key=KEY)
+    by_nuts, by_svi = nuts.predict(x), svi.predict(x)
+    assert set(nuts.diagnostics.r_hat) == {"outputs", "noise_precision"}
+    assert nuts.diagnostics.r_hat["outputs"] < 1.1
+    # mean field is an approximation: agreement within half a predictive standard deviation is what it owes
+    assert float(jnp.abs(by_nuts.mean - by_svi.mean).max()) < 0.5 * float(by_nuts.std.min())
+    assert float(jnp.sqrt(((by_nuts.mean - y) ** 2).mean())) < 0.25
+    np.testing.assert_allclose(by_nuts.std, by_svi.std, rtol=0.5)
+
+    outputs = jax.vmap(lambda module: jax.vmap(module)(x))(nuts.models)
+    assert outputs.shape == (400, 12, 1)
+    np.testing.assert_allclose(outputs.mean(axis=0), by_nuts.mean, atol=1e-5)
+
+
+def test_classes_and_fixed_arrays():
+    x = jax.random.normal(KEY, (30, 2))
+    y = (x[:, 0] > 0).astype(int)
+    module = eqx.nn.Linear(2, 3, key=KEY)
+    network = bayes.BNN(module, {"*": dist.Normal(0.0, 2.0), "bias": None}, bayes.Categorical())
+    fit = network.fit(x, y, method=bayes.SVI(steps=1000, num_samples=200), key=KEY)
+    predictive = fit.predict(x)
+    assert set(fit.samples) == {"weight"}
+    np.testing.assert_array_equal(fit.models.bias, jnp.broadcast_to(module.bias, (200, 3)))
+    assert predictive.probs.shape == (30, 3)
+    assert float(predictive.nll(y)) < 0.5 * np.log(3)
+    with pytest.raises(ValueError, match="support"):
+        network.fit(x, y + 2, key=KEY)
+
+
+def test_priors_match_leaves_both_ways():
+    module = eqx.nn.MLP(2, 1, 4, 1, key=KEY)
+    normal = dist.Normal(0.0, 1.0)
+    with pytest.raises(
+        ValueError, match=r"'layers\[0\].weigth' decides no leaf; nearest: 'layers\[0\].weight'"
+    ) as error:
+        bayes.BNN(module, {"layers[0].weigth": normal, "layers[1].*": normal, "layers[0].bias": normal})
+    assert "leaf 'layers[0].weight' has no prior" in str(error.value)
+    with pytest.raises(ValueError, match=r"'weight' decides no leaf; nearest: 'layers\[0\].weight'"):
+        bayes.BNN(module, {"weight": normal, "*": normal})
+    # a pattern that others leave nothing to decide is as silent as a misspelt one
+    with pytest.raises(ValueError, match=r"'\*.bias' decides no leaf"):
+        bayes.BNN(module, {"*": normal, "*.bias": normal})
+
+    network = bayes.BNN(
+        module, {"*.bias": dist.Laplace(0.0, 1.0), "*": normal, "layers[1].bias": dist.Normal(3.0, 1.0)}
+    )
+    assert {path: prior.event_shape for path, prior in network.priors.items()} == {
+        "layers[0].weight": (4, 2),
+        "layers[0].bias": (4,),
+        "layers[1].weight": (1, 4),
+        "layers[1].bias": (1,),
+    }
+    assert float(network.priors["layers[1].bias"].mean[0]) == 3.0
+    by_function = bayes.BNN(module, lambda path, shape: dist.Normal(0.0, 2.0) if "weight" in path else None)
+    assert set(by_function.priors) == {"layers[0].weight", "layers[1].weight"}
+    default = bayes.BNN(eqx.nn.Linear(4, 2, key=KEY)).priors
+    np.testing.assert_allclose([default["weight"].variance[0, 0], default["bias"].variance[0]], [0.25, 1.0])
+
+
+@pytest.mark.parametrize(
+    ("prior", "message"),
+    [
+        (dist.Poisson(1.0), "discrete"),
+        (dist.Normal(jnp.zeros(3), 1.0), "does not fit the leaf's shape"),
+        (lambda path, shape: 1.0, "a NumPyro distribution is wanted"),
+        (bayes.Normal(), "mapping or f"),
+        ({"*": None}, "nothing to infer"),
+        ({0: dist.Normal(0.0, 1.0)}, "paths or patterns"),
+    ],
+)
+def test_impossible_priors(prior, message):
+    with pytest.raises(ValueError, match=message):
+        bayes.BNN(eqx.nn.Linear(2, 2, key=KEY), prior)
+
+
+def test_randomness_and_state_are_refused():
+    net = eqx.nn.Sequential([eqx.nn.Linear(1, 1, key=KEY), eqx.nn.Dropout(0.5)])
+    with pytest.raises(ValueError, match=r"layers\[1\] \(Dropout\).*inference_mode"):
+        bayes.BNN(net)
+    assert set(bayes.BNN(eqx.nn.inference_mode(net)).priors) == {"layers[0].weight", "layers[0].bias"}
+    norm, _ = eqx.nn.make_with_state(eqx.nn.BatchNorm)(2, axis_name="batch", mode="batch")
+    with pytest.raises(ValueError, match="BatchNorm"):
+        bayes.BNN(norm)
+    attention = eqx.nn.MultiheadAttention(2, 4, key=KEY)  # holds a Dropout of rate zero, which is harmless
+    assert bayes.BNN(attention, apply=lambda module, x: module(x, x, x)).priors
+
+
+@pytest.mark.parametrize(
+    ("x", "y", "message"),
+    [
+        (np.zeros((3, 1)), np.zeros((2, 1)), "same number of rows"),
+        (np.zeros((0, 1)), np.zeros((0, 1)), "at least one"),
+        (np.full((3, 1), np.nan), np.zeros((3, 1)), r"x\[0, 0\] is NaN"),
+        (np.zeros((3, 1)), np.array([[0.0], [np.inf], [0.0]]), r"y\[1, 0\] is NaN or infinite"),
+        (np.zeros((3, 1)), np.zeros(3), r"y has shape \(3,\); outputs of shape \(3, 1\)"),
+        (np.zeros((3, 2)), np.zeros((3, 1)), "cannot be applied to a row of x"),
+    ],
+)
+def test_data_that_does_not_fit(line, x, y, message):
+    with pytest.raises(ValueError, match=message):
+        line[0].fit(x, y, key=KEY)
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: bayes.NUTS(num_samples=0), "num_samples is 0"),
+        (lambda: bayes.NUTS(target_accept=1.5), "target_accept"),
+        (lambda: bayes.SVI(learning_rate=-1.0), "learning_rate"),
+        (lambda: bayes.SVI(steps=2.5), "steps is 2.5"),
+        (lambda: bayes.Normal(dist.Normal(0.0, 1.0)), "positive"),
+        (lambda: bayes.BNN({"w": jnp.zeros(2)}), "apply=f"),
+        (lambda: bayes.BNN(eqx.nn.Linear(1, 1, key=KEY), likelihood=bayes.Normal), "likelihood is"),
+    ],
+)
+def test_impossible_settings(make, message):
+    with pytest.raises(ValueError, match=message):
+        make()
+
+
+@pytest.mark.parametrize(
+    "method",
+    [bayes.SVI(steps=5, num_samples=5), pytest.param(bayes.NUTS(5, 5, num_chains=1), marks=pytest.mark.slow)],
+)
+def test_an_impossible_model_fails_without_raising(method):
+    def program():
+        scale = numpyro.sample("scale", dist.HalfNormal(1.0))
+        numpyro.factor("never", jnp.where(scale > 0, -jnp.inf, 0.0))
+
+    assert method.draws(KEY, program).status is bayes.Status.FAILED
+
+
+def test_status_names_the_most_serious_objection():
+    good = {"r_hat": {"f": 1.0}, "effective_sample_size": {"f": 500.0}}
+    assert bayes.Diagnostics(**good).status is bayes.Status.CONVERGED
+    assert bayes.Diagnostics(**good, depth_limit_share=0.9).status is bayes.Status.DEPTH_LIMIT
+    assert bayes.Diagnostics(**good, divergences=1).status is bayes.Status.DIVERGENCES
+    assert bayes.Diagnostics(**good, divergences=1, finite=False).status is bayes.Status.FAILED
+    assert bayes.Diagnostics(improvement=1.0, improvement_error=0.1).status is bayes.Status.STILL_IMPROVING
+    assert bayes.Diagnostics(improvement=1.0, improvement_error=0.5).status is bayes.Status.CONVERGED
+    for bad in ({"r_hat": {"f": 1.2}}, {"r_hat": {"f": np.nan}}, {"effective_sample_size": {"f": 50.0}}):
+        assert bayes.Diagnostics(**{**good, **bad}).status is bayes.Status.NOT_CONVERGED
+
+
+def test_mixing_sees_chains_that_disagree():
+    agree = np.random.default_rng(0).normal(size=(4, 200))
+    apart = agree + np.arange(4)[:, None]
+    stuck = np.repeat(np.arange(4.0), 200)
+    r_hat, effective = mixing(
+        {"agree": agree.reshape(-1), "apart": apart.reshape(-1), "stuck": stuck, "constant": np.ones(800)}, 4
+    )
+    assert r_hat["agree"] < 1.02
+    assert effective["agree"] > 500
+    assert r_hat["apart"] > 1.4
+    assert r_hat["stuck"] == np.inf
+    assert "constant" not in r_hat
+    assert np.isnan(mixing({"short": np.arange(6.0)}, 2)[0]["short"])
