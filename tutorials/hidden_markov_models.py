@@ -330,7 +330,7 @@ print(f"{reached.sum()} of them reached the best end; true parameters score {wan
 # ### How many states?
 #
 # The likelihood always rises with more states. Information criteria charge for parameters:
-# $\mathrm{AIC} = 2p - 2\log L$ (Akaike 1974), $\mathrm{BIC} = p \log T - 2 \log L$ (Schwarz 1978). BIC charges more, and
+# $\mathrm{AIC} = 2p - 2\log L$ (Akaike 1974), $\mathrm{BIC} = p \log T - 2 \log L$ (Schwarz 1978). BIC charges more and
 # finds the true number here; AIC aims at prediction and tends to take more states than there are. A look at
 # `Fit.status` helps: a state that lives on a handful of points is reported as degenerate.
 

@@ -241,26 +241,26 @@ print(f"{again!r} with states {again.states}; same log p: {again.log_prob(counts
 # ## Inside a NumPyro program
 #
 # The three rates, 13.1, 19.7 and 29.7, look like a ladder: each about 1.5 times the one below. Write that down as a
-# NumPyro program with two numbers, `base` and `step`, in place of three rates. The model is built *inside* the program;
-# `as_distribution` sums its hidden states out, exactly, so that NUTS sees a smooth density.
+# NumPyro program with two numbers, `base` and `growth`, in place of three rates. The model is built *inside* the
+# program; `as_distribution` sums its hidden states out, exactly, so that NUTS sees a smooth density.
 
 
 # %%
 def ladder(x):
     base = numpyro.sample("base", dist.LogNormal(np.log(15.0), 0.5))
-    step = numpyro.sample("step", dist.LogNormal(0.4, 0.3))
+    step = 1 + numpyro.sample("growth", dist.LogNormal(-0.5, 0.5))
     stay_put = jnp.ones((3, 3)) + 8 * jnp.eye(3)
     transition = numpyro.sample("transition", dist.Dirichlet(stay_put).to_event(1))
     regimes = cr.HMM(jnp.full(3, 1 / 3), transition, cr.emissions.Poisson(base * step ** jnp.arange(3)))
     numpyro.sample("x", cr.bayes.as_distribution(regimes, len(x)), obs=x)
 
 
-draws = 150 if args.quick else 500
+draws = 200 if args.quick else 500
 sampler = numpyro.infer.MCMC(
     numpyro.infer.NUTS(ladder), num_warmup=draws, num_samples=draws, num_chains=1, progress_bar=False
 )
 sampler.run(key, jnp.asarray(counts))
-steps = sampler.get_samples()["step"]
+steps = 1 + sampler.get_samples()["growth"]
 steps_low, steps_high = np.quantile(steps, [0.05, 0.95])
 
 heading("A ladder of rates, as a NumPyro program")
@@ -271,18 +271,24 @@ print(f"each regime is {steps.mean():.2f} times as busy as the last (90 %: {step
 #
 # Without a hypothesis of our own, `bayes.posterior` samples all the parameters. What it returns is *one model whose
 # arrays have a leading axis of draws*, so anything that can be asked of a model can be asked of the posterior, by
-# `jax.vmap`. The states of all draws are matched to those of the model that we pass.
+# `jax.vmap`. The states of all draws are matched to each other; which is which we read off the rates.
 
 # %%
-template = cr.HMM(np.full(3, 1 / 3), 0.1 + 0.7 * np.eye(3), hmm.emission, states=NAMES)
 sampled = cr.bayes.posterior(
-    template, counts, method=cr.bayes.NUTS(num_warmup=draws, num_samples=draws, num_chains=1), key=key
+    cr.HMM.random(key, 3, cr.emissions.Poisson()),
+    counts,
+    method=cr.bayes.NUTS(num_warmup=draws, num_samples=draws, num_chains=1),
+    key=key,
 )
 rates = np.asarray(sampled.models.emission.rate)
 forecasts = np.asarray(jax.vmap(lambda model: model.filter(jnp.asarray(counts)).forecast)(sampled.models))
 expected_next = (forecasts * rates).sum(1)
+rates = rates[:, rates.mean(0).argsort()]
 
-heading(f"Posterior of all parameters: {sampled.status.name}")
+heading("Posterior of all parameters")
+print(
+    f"{sampled.status.name}: {min(sampled.diagnostics.effective_sample_size.values()):.0f} effective draws at the least"
+)
 for name, column, point in zip(NAMES, rates.T, hmm.emission.rate, strict=True):
     lower, upper = np.quantile(column, [0.05, 0.95])
     print(f"{name:>7}: rate {point:5.1f}, 90 % between {lower:5.1f} and {upper:5.1f}")
@@ -301,10 +307,8 @@ print(
 century = ((years - 1953) / 30)[:, None]
 network = eqx.nn.MLP(1, "scalar", 8, 1, activation=jnp.tanh, key=key)
 drift = cr.bayes.BNN(
-    network,
-    prior=lambda path, shape: dist.Normal(0, 2).expand(shape).to_event(),
-    likelihood=lambda outputs: dist.Poisson(19.4 * jnp.exp(outputs)),
-).fit(century, counts, method=cr.bayes.SVI(num_steps=2000 if args.quick else 5000), key=key)
+    network, prior=dist.Normal(0.0, 2.0), likelihood=lambda outputs: dist.Poisson(19.4 * jnp.exp(outputs))
+).fit(century, counts, method=cr.bayes.NUTS(draws, draws, num_chains=1, max_tree_depth=6), key=key)
 ahead = np.arange(1900, 2031)
 curves = np.asarray(drift.predict(((ahead - 1953) / 30)[:, None]).components.rate)
 
@@ -314,7 +318,7 @@ for year, (low_rate, high_rate) in spread.items():
     print(f"rate in {year}: 90 % between {low_rate:.1f} and {high_rate:.1f}")
 
 # %%
-figure, (left, right) = plt.subplots(1, 2, figsize=(11, 4.4), width_ratios=(1, 1.5), layout="constrained")
+figure, (left, right) = plt.subplots(1, 2, figsize=(12, 4.8), width_ratios=(1, 1.2), layout="constrained")
 bins = np.linspace(10, 36, 53)
 for column, point, name, colour in zip(rates.T, np.asarray(hmm.emission.rate), NAMES, COLOURS, strict=True):
     left.hist(column, bins, color=colour, alpha=0.75, density=True, label=name)
@@ -322,8 +326,8 @@ for column, point, name, colour in zip(rates.T, np.asarray(hmm.emission.rate), N
 left.plot([], [], color=INK, linewidth=1.2, linestyle="--", label="maximum likelihood")
 left.set(xlabel="rate, earthquakes a year", yticks=[])
 left.spines.left.set_visible(False)
-left.set_title("How well the rates are known")
-left.legend(frameon=False)
+left.set_title("The rates of the regimes are known well enough to tell apart\n\n", fontsize=11)
+left.legend(frameon=False, ncols=4, loc="lower left", bbox_to_anchor=(-0.02, 1.0), columnspacing=1, handlelength=1.5)
 right.plot(years, counts, ".", color=GREY, markersize=4, label="counts")
 right.fill_between(ahead, *np.quantile(curves, [0.05, 0.95], axis=0), color="#CC79A7", alpha=0.35, linewidth=0)
 right.plot(ahead, curves.mean(0), color="#CC79A7", linewidth=2, label="network: mean and 90 % band")
@@ -331,8 +335,8 @@ right.plot(
     years, posterior.marginals @ np.asarray(hmm.emission.rate), color=INK, linewidth=1.4, label="regimes: E[rate]"
 )
 right.set(ylabel="major earthquakes in the year", ylim=(0, 45), xlim=(1900, 2030))
-right.set_title("A network sees a drift, and knows that it cannot see ahead")
-right.legend(frameon=False)
+right.set_title("A network sees a drift, and knows that it cannot see ahead\n\n", fontsize=11)
+right.legend(frameon=False, ncols=3, loc="lower left", bbox_to_anchor=(-0.02, 1.0))
 save(figure, "bayes")
 
 # %% [markdown]
