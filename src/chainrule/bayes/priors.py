@@ -80,7 +80,7 @@ def resolve(
         raise ValueError(
             f"prior is {prior!r}; a NumPyro distribution, a {{path: distribution}} mapping or f(path, shape) is wanted"
         )
-    priors = {path: _expand(path, one, shapes[path]) for path, one in chosen.items() if one is not None}
+    priors = {path: expand_prior(path, one, shapes[path]) for path, one in chosen.items() if one is not None}
     if not priors:
         raise ValueError(f"nothing to infer: the module has {len(shapes)} floating-point arrays, and none has a prior")
     return priors
@@ -112,7 +112,7 @@ def _nearest(key: str, shapes: Mapping) -> str:
     return f"; nearest: {', '.join(map(repr, near[:3]))}" if near else f"; the leaves are {', '.join(shapes)}"
 
 
-def _expand(path: str, prior, shape: tuple[int, ...]) -> dist.Distribution:
+def expand_prior(path: str, prior, shape: tuple[int, ...]) -> dist.Distribution:
     """One event of the leaf's shape, its numbers as arrays so that new values do not compile anew."""
     if not isinstance(prior, dist.Distribution):
         raise ValueError(

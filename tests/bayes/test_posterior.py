@@ -1,0 +1,112 @@
+"""Posteriors over hidden Markov models, and hidden Markov models inside NumPyro programs."""
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import networkx as nx
+import numpy as np
+import numpyro
+import numpyro.distributions as dist
+import pytest
+from numpyro.infer.util import log_density
+
+import chainrule as cr
+
+pytestmark = pytest.mark.lenient
+
+COUNTS = np.random.default_rng(3).poisson(np.repeat([4.0, 20.0, 4.0, 20.0], 15))
+
+
+def two_states():
+    return cr.HMM([0.5, 0.5], [[0.9, 0.1], [0.2, 0.8]], cr.emissions.Poisson(jnp.array([5.0, 15.0])))
+
+
+@pytest.fixture(scope="module")
+def found():
+    method = cr.bayes.NUTS(num_warmup=150, num_samples=150, num_chains=2)
+    hmm = cr.HMM.random(jax.random.key(0), 2, cr.emissions.Poisson())
+    return cr.bayes.posterior(hmm, COUNTS, method=method, key=jax.random.key(1))
+
+
+def test_draws_are_models_with_aligned_states(found):
+    assert found.num_draws == 300
+    rates = np.sort(found.mean(lambda m: m.emission.rate))
+    effective = min(found.diagnostics.effective_sample_size.values())
+    # the posterior of a well separated rate is close to Gamma(sum, steps): compare within five standard errors
+    truth = np.array([COUNTS[COUNTS < 11].mean(), COUNTS[COUNTS >= 11].mean()])
+    spread = np.sqrt(truth / 30)
+    assert np.all(abs(rates - truth) < 5 * spread / np.sqrt(effective) + 0.15 * spread)
+    # one order in all draws: the smaller rate is always the same state
+    order = np.argsort(np.asarray(found.models.emission.rate), axis=1)
+    assert (order == order[0]).all()
+    assert found.status is cr.bayes.Status.CONVERGED
+    assert max(found.diagnostics.r_hat.values()) < 1.05
+
+
+def test_draws_answer_queries_under_vmap(found):
+    marginals = jax.vmap(lambda m: m.posterior(COUNTS).marginals)(found.models)
+    assert marginals.shape == (300, len(COUNTS), 2)
+    np.testing.assert_allclose(marginals.sum(-1), 1.0, atol=1e-5)
+    paths = jax.vmap(lambda m: m.viterbi(COUNTS).states)(found.models)
+    assert paths.shape == (300, len(COUNTS))
+    lower, upper = found.interval(lambda m: m.emission.rate, 0.9)
+    assert (lower < found.mean(lambda m: m.emission.rate)).all()
+    assert (upper > lower).all()
+    with pytest.raises(ValueError, match="between 0 and 1"):
+        found.interval(lambda m: m.emission.rate, 1.5)
+    assert "300 draws of HMM(2 states, Poisson" in repr(found)
+
+
+def test_structural_zeros_and_given_priors():
+    graph = nx.DiGraph([("early", "early"), ("early", "late"), ("late", "late")])
+    hmm = cr.HMM.from_graph(graph, cr.emissions.Poisson(jnp.array([4.0, 20.0])))
+    priors = {"emission.rate": dist.Gamma(jnp.array([4.0, 20.0]), 1.0)}
+    method = cr.bayes.SVI(steps=300, num_samples=50)
+    found = cr.bayes.posterior(hmm, [COUNTS[:30], COUNTS[:20]], priors=priors, method=method, key=jax.random.key(0))
+    transition = np.asarray(found.models.transition)
+    assert (transition[:, 1, 0] == 0).all()
+    assert (transition[:, 1, 1] == 1).all()
+    np.testing.assert_allclose(transition.sum(-1), 1.0, atol=1e-5)
+    assert abs(found.mean(lambda m: m.emission.rate) - [4, 20]).max() < 3
+
+
+def test_unknown_prior_and_missing_default():
+    with pytest.raises(ValueError, match=r"emission\.rat.*emission\.rate"):
+        cr.bayes.posterior(two_states(), COUNTS, priors={"emission.rat": dist.Gamma(1.0, 1.0)}, key=jax.random.key(0))
+    scored = cr.HMM([0.5, 0.5], np.eye(2) * 0.8 + 0.1, cr.emissions.Score(eqx.nn.Linear("scalar", 2, key=jax.random.key(0)), 2))
+    with pytest.raises(ValueError, match="no default prior"):
+        cr.bayes.posterior(scored, np.zeros(5), key=jax.random.key(0))
+
+
+def test_distribution_is_the_marginal_likelihood():
+    hmm = two_states()
+    one = cr.bayes.as_distribution(hmm, 7)
+    x = one.sample(jax.random.key(0), (4,))
+    assert x.shape == (4, 7)
+    np.testing.assert_allclose(one.log_prob(x), [hmm.log_prob(np.asarray(row)) for row in x], rtol=1e-5)
+    padded = cr.bayes.as_distribution(hmm, 7, lengths=jnp.array([7, 3, 1, 5]))
+    expected = [hmm.log_prob(np.asarray(row[:n])) for row, n in zip(x, (7, 3, 1, 5), strict=True)]
+    np.testing.assert_allclose(padded.log_prob(x), expected, rtol=1e-5)
+    with pytest.raises(ValueError, match="without parameters"):
+        cr.bayes.as_distribution(cr.HMM.random(jax.random.key(0), 2, cr.emissions.Poisson()), 3)
+
+
+def test_inside_a_program_density_and_gradient():
+    x = jnp.asarray(COUNTS)
+
+    def program():
+        rate = numpyro.sample("rate", dist.Gamma(jnp.array([4.0, 20.0]), 1.0).to_event(1))
+        hmm = eqx.tree_at(lambda m: m.emission.rate, two_states(), rate)
+        numpyro.sample("x", cr.bayes.as_distribution(hmm, len(COUNTS)), obs=x)
+
+    def density(rate):
+        return log_density(program, (), {}, {"rate": rate})[0]
+
+    rate = jnp.array([5.0, 18.0])
+    value, slope = jax.value_and_grad(density)(rate)
+    hmm = eqx.tree_at(lambda m: m.emission.rate, two_states(), rate)
+    prior = dist.Gamma(jnp.array([4.0, 20.0]), 1.0)
+    np.testing.assert_allclose(value, hmm.log_prob(COUNTS) + prior.log_prob(rate).sum(), rtol=1e-5)
+    weights = hmm.posterior(COUNTS).marginals
+    expected = weights.T @ COUNTS / np.asarray(rate) - weights.sum(0) + jax.grad(lambda r: prior.log_prob(r).sum())(rate)
+    np.testing.assert_allclose(slope, expected, rtol=1e-4)

@@ -1,0 +1,45 @@
+"""The engine that is parallel in time against the sequential one."""
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+import oracles
+import pytest
+
+import chainrule as cr
+from chainrule.inference import chain as sequential
+from chainrule.inference import parallel
+
+COMPILED = {name: jax.jit(engine.marginals) for name, engine in {"one": sequential, "many": parallel}.items()}
+
+
+@pytest.mark.parametrize("time_varying", [False, True])
+@pytest.mark.parametrize(("time", "length"), [(1, None), (2, None), (7, 5), (120, None), (120, 61)])
+def test_equal_to_sequential(time, length, time_varying):
+    rng = np.random.default_rng(time)
+    log = oracles.random_chain(rng, time=time, states=4, time_varying=time_varying, zeros=0.2)
+    chain = cr.Chain(*(np.float32(x) for x in log), length)
+    one, many = COMPILED["one"](chain), COMPILED["many"](chain)
+    np.testing.assert_allclose(many.log_partition, one.log_partition, rtol=1e-5, atol=1e-4)
+    np.testing.assert_allclose(many.unary, one.unary, atol=2e-5)
+    np.testing.assert_allclose(many.pair_counts, one.pair_counts, atol=2e-4)
+
+
+def test_gradient_is_the_marginals_also_in_a_batch():
+    rng = np.random.default_rng(0)
+    chain = cr.Chain(*(np.float32(x) for x in oracles.random_chain(rng, time=30, states=3)))
+    expected = sequential.marginals(chain)
+    batch = jax.tree.map(lambda x: jnp.stack([x, x]), chain)
+    gradient = jax.vmap(eqx.filter_grad(parallel.log_partition))(batch)
+    np.testing.assert_allclose(gradient.node[1], expected.unary, atol=1e-5)
+    np.testing.assert_allclose(gradient.pair[1], expected.pair_counts, atol=1e-4)
+
+
+def test_falls_back_where_floats_underflow():
+    # two states that never mix: the evidence abandons state 1 for 200 nats, then brings it back for 300
+    node = np.float32(np.repeat([[0.0, -20.0], [-30.0, 0.0]], 10, axis=0))
+    never = np.float32([[0.0, -np.inf], [-np.inf, 0.0]])
+    found = COMPILED["many"](cr.Chain(np.log(np.float32([0.5, 0.5])), never, node))
+    np.testing.assert_allclose(found.log_partition, -200 + np.log(0.5), rtol=1e-6)
+    np.testing.assert_allclose(found.unary[:, 1], 1.0, atol=1e-6)
