@@ -255,7 +255,7 @@ def ladder(x):
     numpyro.sample("x", cr.bayes.as_distribution(regimes, len(x)), obs=x)
 
 
-draws = 200 if args.quick else 500
+draws = 300 if args.quick else 600
 sampler = numpyro.infer.MCMC(
     numpyro.infer.NUTS(ladder), num_warmup=draws, num_samples=draws, num_chains=1, progress_bar=False
 )
