@@ -1,0 +1,59 @@
+"""What the README shows runs, and its shell commands are the two that `.ci/run` takes from it."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+README = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
+
+
+def blocks(language: str) -> list[str]:
+    return re.findall(rf"^```{language}\n(.*?)^```$", README, flags=re.MULTILINE | re.DOTALL)
+
+
+def test_example_says_what_its_comments_claim(capsys):
+    (example,) = blocks("python")
+    scope = {}
+    exec(compile(example, "README.md", "exec"), scope)
+
+    hmm, alarms, fit = scope["hmm"], scope["alarms"], scope["fit"]
+    assert fit.status is scope["cr"].Status.CONVERGED
+    assert "HMM(2 states, Poisson)" in capsys.readouterr().out
+    path = hmm.viterbi(alarms[0]).labels.tolist()
+    assert path.count("new") == pytest.approx(10, abs=2)
+    assert path == sorted(path)  # "new" comes before "worn", and there is no way back
+    assert not hmm.graph().has_edge("worn", "new")
+    assert hmm.filter(alarms[2]).forecast[1] == pytest.approx(1, abs=1e-3)
+    assert hmm.emission.rate.tolist() == pytest.approx([2, 7], abs=1)
+
+
+def test_shell_blocks_are_the_two_commands_on_one_line_each():
+    commands = blocks("bash")
+    assert [command.count("\n") for command in commands] == [1, 1]
+    job, tests = commands
+    assert "tutorials/quickstart.py" in job
+    assert '".[test]"' in tests
+    assert "pytest" in tests
+
+
+def test_links_lead_to_files():
+    links = re.findall(r"\]\(([^)#:]+)\)", README)
+    assert len(links) >= 5
+    missing = [link for link in links if not (Path(__file__).parents[1] / link).exists()]
+    assert not missing
+
+
+def test_names_in_the_table_exist():
+    import chainrule as cr
+
+    names = set(re.findall(r"\bcr((?:\.\w+)+)", README))
+    assert {".HMM", ".bayes.posterior", ".emissions"} <= names
+    for name in names:
+        value = cr
+        for part in name[1:].split("."):
+            value = getattr(value, part)
+    table = re.search(r"\| an emission in mind \|(.*?)\|", README)
+    assert table is not None
+    for family in re.findall(r"`(\w+)`", table[1]):
+        assert hasattr(cr.emissions, family), family

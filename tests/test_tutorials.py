@@ -1,0 +1,113 @@
+"""Tutorials are scripts in cells that take two options, and what they claim is true when they run."""
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+TUTORIALS = sorted((ROOT / "tutorials").glob("*.py"))
+NUMBER = r"[-+]?\d+(?:\.\d+)?(?:e[-+]?\d+)?"
+
+
+def test_there_are_tutorials():
+    assert {"quickstart.py", "hidden_markov_models.py"} <= {path.name for path in TUTORIALS}
+
+
+@pytest.mark.parametrize("path", TUTORIALS, ids=lambda path: path.stem)
+def test_is_a_script_in_cells_with_two_options(path):
+    text = path.read_text(encoding="utf-8")
+    assert text.startswith("# %% [markdown]\n# # ")
+    assert len(re.findall(r"^# %%$", text, flags=re.MULTILINE)) >= 5
+    assert len(re.findall(r"^# %% \[markdown\]$", text, flags=re.MULTILINE)) >= 5
+    assert '"--quick"' in text
+    assert '"--out"' in text
+    assert 'matplotlib.use("Agg")' in text
+    assert not re.search(r"https?://[^\s)]+\.(csv|zip|npz)|urllib|requests", text), "tutorials download nothing"
+
+
+def test_earthquakes_are_the_published_ones():
+    rows = (ROOT / "tutorials/data/earthquakes.csv").read_text().splitlines()
+    pairs = [tuple(map(int, row.split(","))) for row in rows[1:]]
+    assert rows[0] == "year,count"
+    assert [year for year, _ in pairs] == list(range(1900, 2007))
+    assert sum(count for _, count in pairs) == 2072
+
+
+def run_quickly(name: str, out: Path) -> str:
+    """Run a tutorial as a reader would, with `--quick`, and return what it printed."""
+    command = [sys.executable, str(ROOT / "tutorials" / name), "--quick", "--out", str(out)]
+    environment = {**os.environ, "JAX_PLATFORMS": "cpu", "PYTHONIOENCODING": "utf-8"}
+    done = subprocess.run(command, capture_output=True, encoding="utf-8", env=environment, cwd=ROOT, check=False)
+    assert done.returncode == 0, done.stderr[-3000:]
+    return done.stdout
+
+
+def numbers(text: str, pattern: str) -> list[float]:
+    """The numbers in the first line that matches."""
+    line = next((line for line in text.splitlines() if re.search(pattern, line)), None)
+    assert line is not None, f"no line matches {pattern!r} in:\n{text}"
+    return [float(found) for found in re.findall(NUMBER, line)]
+
+
+@pytest.mark.slow
+def test_quickstart_reproduces_the_published_fits(tmp_path):
+    said = run_quickly("quickstart.py", tmp_path)
+    published = {
+        1: (391.9189, [19.364]),
+        2: (341.8787, [15.421, 26.018]),
+        3: (328.5275, [13.134, 19.713, 29.710]),
+    }
+    for num_states, (value, rates) in published.items():
+        states, log_prob, printed, _, _, *found = numbers(said, rf"^ +{num_states} +3\d\d\.\d{{4}} ")
+        assert (states, printed) == (num_states, value)
+        assert log_prob == pytest.approx(value, abs=2e-4)
+        assert found == pytest.approx(rates, abs=2e-3)
+
+    expected, _, low, high = numbers(said, r"^count: ")[:4]
+    assert low < expected < high
+    assert "same log p: True" in said
+    growth, _, low, high = numbers(said, r"^each regime is ")
+    assert low < 1.5 < high
+    assert growth == pytest.approx(1.5, abs=0.15)
+    for name, rate in zip(("calm", "usual", "active"), published[3][1], strict=True):
+        _, _, low, high = numbers(said, rf"^ *{name}: rate ")
+        assert low < rate < high
+    learned, simulated, commonest = (numbers(said, f"^{who}")[0] for who in ("network that", "model that", "always"))
+    assert commonest + 20 < learned < simulated + 2
+
+    figures = {path.name for path in tmp_path.glob("*.png")}
+    assert figures == {f"quickstart_{name}.png" for name in ("decoded", "regimes", "missing", "bayes")}
+    assert all(path.stat().st_size > 10_000 for path in tmp_path.glob("*.png"))
+
+
+@pytest.mark.slow
+def test_the_story_of_hidden_markov_models_is_true(tmp_path):
+    said = run_quickly("hidden_markov_models.py", tmp_path)
+
+    assert numbers(said, "^by casino.log_prob") == pytest.approx(numbers(said, "^by the textbook's loop"), abs=1e-3)
+    assert "stop by stop: ['south', 'museum'], a journey of probability 0.0" in said
+    assert "Viterbi:      ['north', 'museum'], a journey of probability 0.4" in said
+    assert "EM never went down: True" in said
+    gradient, counts, difference = numbers(said, "^  gradient ")
+    assert gradient == pytest.approx(counts, rel=1e-4)
+    assert gradient == pytest.approx(difference, rel=1e-3)
+    by_em, by_lbfgs = numbers(said, "^iterations to come within")[1:]
+    assert by_lbfgs < by_em
+    ends = numbers(said, "^ends of")[1:]
+    assert max(ends) - min(ends) > 50
+    assert "BIC chooses 4 states" in said
+    assert numbers(said, "^probability of forbidden steps") == [0]
+    plain, sticky = (numbers(said, rf"^stickiness +{size}:") for size in (0, 50))
+    assert sticky[1] < plain[1]
+    assert sticky[2] > plain[2] + 10
+    assert "log p = -1251.8379, posterior [1. 0.]" in said
+    assert "impossible: log p = -inf, gradient [0. 0.]" in said
+    drift, engine = (numbers(said, f"^in float32, {who}")[-1] for who in ("carried", "by the engine"))
+    assert abs(engine) < 0.05 < abs(drift)
+
+    names = ("casino_model", "casino_decoded", "learning", "local_optima", "wear", "sticky")
+    assert {path.name for path in tmp_path.glob("*.png")} == {f"hmm_{name}.png" for name in names}
