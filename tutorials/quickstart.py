@@ -358,15 +358,10 @@ exam_states, exam = map(np.asarray, world.sample(jax.random.key(2007), 100, num_
 
 
 class Reader(eqx.Module):
-    hidden: eqx.nn.Linear
-    out: eqx.nn.Linear
-
-    def __init__(self, key):
-        first, second = jax.random.split(key)
-        self.hidden, self.out = eqx.nn.Linear("scalar", 16, key=first), eqx.nn.Linear(16, 3, key=second)
+    layers: eqx.nn.MLP
 
     def __call__(self, count):
-        return self.out(jnp.tanh(self.hidden((count - 19) / 8)))
+        return self.layers((count - 19) / 8)
 
 
 def reading(reader):
@@ -387,7 +382,7 @@ def learn(reader, memory):
     return eqx.apply_updates(reader, change), memory, value
 
 
-reader = Reader(key)
+reader = Reader(eqx.nn.MLP("scalar", 3, 16, 1, key=key))
 memory = optimiser.init(eqx.filter(reader, eqx.is_inexact_array))
 for _ in range(100 if args.quick else 300):
     reader, memory, value = learn(reader, memory)
