@@ -45,7 +45,7 @@ class Chain(eqx.Module):
 
     def __init__(self, initial, pair, node, length=None):
         self.initial, self.pair, self.node = (_as_float(x) for x in (initial, pair, node))
-        self.length = None if length is None else jnp.asarray(length)
+        self.length = None if length is None else jnp.asarray(length).astype(jnp.int32)
 
     def __check_init__(self):
         if self.node.ndim != 2:
@@ -84,7 +84,7 @@ class Chain(eqx.Module):
     @property
     def mask(self) -> Bool[Array, " time"]:
         """True on the real steps."""
-        steps = jnp.arange(self.num_steps)
+        steps = jnp.arange(self.num_steps, dtype=jnp.int32)
         return steps < (self.num_steps if self.length is None else self.length)
 
     def score(self, path: Int[Array, " time"]) -> Float[Array, ""]:

@@ -140,6 +140,8 @@ def _split(array: np.ndarray, lengths: Sequence[int]) -> list[np.ndarray]:
     sizes = np.asarray(lengths)
     if sizes.ndim != 1 or not np.issubdtype(sizes.dtype, np.integer):
         raise ValueError(f"lengths must be a list of integers, got {lengths!r}")
+    if (sizes < 1).any():
+        raise ValueError(f"lengths must be positive, got {sizes[sizes < 1][0]} at place {int(np.argmax(sizes < 1))}")
     if sizes.sum() != len(array):
         raise ValueError(f"lengths add up to {sizes.sum()}, but the array has {len(array)} steps")
     return np.split(array, np.cumsum(sizes)[:-1])

@@ -8,6 +8,7 @@ An impossible chain, one whose every path crosses a −inf, has log-partition �
 zero, since there is no posterior to report.
 """
 
+from functools import partial
 from typing import NamedTuple
 
 import jax
@@ -36,6 +37,7 @@ class ChainMarginals(NamedTuple):
     pair_counts: Float[Array, "*step state state"]
 
 
+@jax.jit
 def log_partition(chain: Chain) -> Float[Array, ""]:
     """Log Z = log Σ_z exp score(z). Its gradient by the potentials is the marginals, from one forward-backward pass.
 
@@ -52,6 +54,7 @@ def log_partition(chain: Chain) -> Float[Array, ""]:
     return rows.total(True, initial, transition, node, start, weight)
 
 
+@jax.jit
 def marginals(chain: Chain) -> ChainMarginals:
     """Unary marginals and expected pair counts, by forward-backward (Rabiner 1989, section III)."""
     initial, transition, node, start, weight = _arrays(chain)
@@ -60,6 +63,7 @@ def marginals(chain: Chain) -> ChainMarginals:
     return ChainMarginals(rows.add_up(weight, s.terms), s.marginals * weight[:, None], counts)
 
 
+@jax.jit
 def pair_marginals(chain: Chain) -> Float[Array, "step state state"]:
     """p(z_{t−1} = i, z_t = j) for every step, shape (T−1, K, K): T·K² memory, so ask only where each is needed."""
     steps, states = chain.num_steps - 1, chain.num_states
@@ -83,19 +87,23 @@ class Filtered(NamedTuple):
     log_constants: Float[Array, " time"]
 
 
+@jax.jit
 def filter(chain: Chain) -> Filtered:
     """Condition on the past only; what the future would say is left out."""
     initial, transition, node, start, weight = _arrays(chain)
     log_filtered, terms = rows.log_filter(initial, transition, node, start, log=True)
-    filtered = jnp.exp(log_filtered) * weight[:, None]
-    step = jnp.exp(transition if transition.ndim == 2 else transition[1:])
+    mask = weight > 0
+    filtered = jnp.where(mask[:, None], jnp.exp(log_filtered), 0)
+    step = transition if transition.ndim == 2 else jnp.where(mask[1:, None, None], transition[1:], 0)
+    step = jnp.exp(step - _finite(step.max((-2, -1), keepdims=True)))  # potentials of any size; normalised below
     moved = jnp.einsum("ti,ij->tj" if step.ndim == 2 else "ti,tij->tj", filtered[:-1], step, precision=HIGHEST)
-    predicted = jnp.concatenate([jnp.exp(initial)[None], moved])
+    predicted = jnp.concatenate([jnp.exp(initial - _finite(initial.max()))[None], moved])
     total = predicted.sum(1, keepdims=True)
     predicted = jnp.where(total > 0, predicted / jnp.where(total > 0, total, 1), 0) * weight[:, None]
     return Filtered(rows.add_up(weight, terms), filtered, predicted, jnp.where(weight > 0, terms, 0))
 
 
+@jax.jit
 def entropy(chain: Chain) -> Float[Array, ""]:
     """Entropy −Σ_z p(z) log p(z) of the whole path, in nats, without listing paths; 0 for an impossible chain.
 
@@ -121,6 +129,7 @@ def entropy(chain: Chain) -> Float[Array, ""]:
     return jnp.where(probs > 0, probs * (so_far - jnp.where(probs > 0, last, 0)), 0).sum()
 
 
+@partial(jax.jit, static_argnums=2)
 def sample(key: Key[Array, ""], chain: Chain, num_samples: int = 1) -> Int[Array, "sample time"]:
     """Draw whole paths from p(z), exact and independent, shape (num_samples, T).
 

@@ -5,6 +5,7 @@ until a worse path wins), and the argmax is taken only on the way back. Gradient
 choice, and a gradient-of-max would split ties.
 """
 
+from functools import partial
 from typing import NamedTuple
 
 import jax
@@ -23,6 +24,7 @@ class Path(NamedTuple):
     score: Float[Array, "*path"]
 
 
+@jax.jit
 def viterbi(chain: Chain) -> Path:
     """The path of highest score, argmax_z score(z). Ties go to the lower state, decided from the last step backwards.
 
@@ -68,6 +70,7 @@ def best_states(initial, transition, node, start) -> Int[Array, "time *row"]:
     return jnp.concatenate([states, final[None]])
 
 
+@partial(jax.jit, static_argnums=1)
 def k_best(chain: Chain, k: int) -> Path:
     """The k paths of highest score, best first: states (k, T) and scores (k,).
 

@@ -29,12 +29,14 @@ from .chain import ChainMarginals, _arrays
 from .scaled import HIGHEST
 
 
+@jax.jit
 def log_partition(chain: Chain) -> Float[Array, ""]:
     """Log Z, as `chain.log_partition`; its gradient is the marginals, by the same parallel pass."""
     initial, transition, node, start, weight = _arrays(chain)
     return _total(initial, transition, node, start, weight)
 
 
+@jax.jit
 def marginals(chain: Chain) -> ChainMarginals:
     """Unary marginals and expected pair counts, as `chain.marginals`.
 
@@ -78,18 +80,18 @@ def _sweep(w: scaled.Weights) -> scaled.Sweep:
         likelihood, start, *transition = x
         fresh = product.sum(1, keepdims=True) * initial[None]  # a new sequence forgets where it came from
         moved = jnp.where(start[None, None], fresh, ahead(product, transition[0] if varying else w.transition))
-        product = moved * likelihood[None]
+        product = scaled.floored(moved * likelihood[None])
         return product * (1 / product.max((0, 1)))[None, None], None
 
     identity = jnp.broadcast_to(jnp.eye(states, dtype=w.likelihood.dtype)[:, :, None], (states, states, chunks))
     products = jnp.moveaxis(lax.scan(multiply, identity, steps)[0], -1, 0)  # (chunk, state, state)
 
     def enter(f, product):
-        after = jnp.dot(f, product, precision=HIGHEST)
+        after = scaled.floored(jnp.dot(f, product, precision=HIGHEST))
         return after / after.sum(), f
 
     def leave(b, product):
-        before = jnp.dot(product, b, precision=HIGHEST)
+        before = scaled.floored(jnp.dot(product, b, precision=HIGHEST))
         return before / before.sum(), b
 
     flat = jnp.full(states, 1 / states, w.likelihood.dtype)
@@ -100,10 +102,10 @@ def _sweep(w: scaled.Weights) -> scaled.Sweep:
         filtered, backward = carry
         (likelihood, start, *transition), (late, late_start, *late_transition) = x
         moved = ahead(filtered, transition[0] if varying else w.transition)
-        joint = jnp.where(start[None], initial, moved) * likelihood
+        joint = scaled.floored(jnp.where(start[None], initial, moved) * likelihood)
         constant = joint.sum(0)
         filtered = joint * (1 / constant)[None]
-        message = back(late_transition[0] if varying else w.transition, late * backward)
+        message = scaled.floored(back(late_transition[0] if varying else w.transition, late * backward))
         message = jnp.where(late_start[None], 1 / states, message * (1 / message.sum(0))[None])
         return (filtered, message), (filtered, constant, backward)
 

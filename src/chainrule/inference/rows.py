@@ -55,7 +55,14 @@ def certified(fast: Callable[..., tuple[Any, Bool[Array, ""]]], slow: Callable[.
         result = certified(batch(fast), batch(slow))(*args)
         return result, jax.tree.map(lambda _: True, result)
 
-    return run
+    # Engines carry their own gradients; what else is differentiated, and second derivatives, go through the slow way.
+    differentiable = jax.custom_jvp(lambda *args: run(*args))
+
+    @differentiable.defjvp
+    def push(primals, tangents):
+        return differentiable(*primals), jax.jvp(slow, primals, tangents)[1]
+
+    return differentiable
 
 
 def _weigh(log, initial, transition, log_likelihood, start) -> scaled.Weights:
@@ -155,7 +162,8 @@ def _terms_forward(log, *args):
 
 
 def _terms_backward(log, args, weight):
-    s = smooth(*args, weight, log=log)
+    initial, transition, log_likelihood, start = args
+    s = smooth(initial, transition, log_likelihood, start, weight, log=log)
     return s.initial, s.transition, _spread(s.marginals, weight), None
 
 

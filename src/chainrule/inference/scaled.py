@@ -6,10 +6,13 @@ normalised on their own:
     predicted[t] = transition[t]ᵀ filtered[t−1],      filtered[t]   = predicted[t] · likelihood[t] / constant[t]
     backward[t−1] ∝ transition[t] (likelihood[t] · backward[t])          (each row sums to one)
 
-With overlap[t] = Σ_k filtered[t,k] · backward[t,k], the marginals are filtered · backward / overlap, and
-constant[t] · overlap[t] bounds from below the mass of anything that a float could still see. Whatever underflowed weighs
-less than the smallest normal number, so as long as constant · overlap stays far above it, the result is exact to
-rounding: that is the certificate. When it fails, the caller redoes the work in log space.
+With overlap[t] = Σ_k filtered[t,k] · backward[t,k], the marginals are filtered · backward / overlap.
+
+What underflows is the danger: a state that the past gave up and that the future would have brought back, or one that is
+lost at both ends and matters in the middle. So nothing may be lost: every message is raised to the smallest normal
+number, `tiny`, which can only add paths. The paths that are added at step t weigh at most `tiny` per state, and all paths
+together constant[t] · overlap[t] (relative to the scaling), so as long as that stays above tiny/eps², all that was added
+is less than T · K · eps² of the whole: that is the certificate. Where it fails, the caller redoes the work in log space.
 
 Arrays are (time, state) or (time, state, row): many sequences run side by side on the last axis. `start[t]` says that a
 new sequence begins at t. The recursion is that of Rabiner (1989, section V.A), with the rescaling of each direction by
@@ -83,9 +86,9 @@ def _finite_max(x, axis):
     return jnp.where(jnp.isfinite(peak), peak, 0)  # all −inf: there is nothing to scale
 
 
-def forward(w: Weights) -> tuple[Float[Array, "time state *row"], Float[Array, "time *row"]]:
+def forward(w: Weights, *, floor: bool = False) -> tuple[Float[Array, "time state *row"], Float[Array, "time *row"]]:
     """Filtered distributions and their normalising constants."""
-    step, homogeneous = _forward_step(w), w.transition.ndim == 2
+    step, homogeneous = _forward_step(w, floor), w.transition.ndim == 2
 
     def body(carry, x):
         likelihood, start, *transition = x
@@ -108,7 +111,7 @@ def sweep(w: Weights) -> Sweep:
 
 def _sweep_together(w: Weights) -> Sweep:
     """Forward at t and backward at T−1−t share one loop, so that its overhead is paid once."""
-    ahead, back = _forward_step(w), _backward_step(w)
+    ahead, back = _forward_step(w, floor=True), _backward_step(w)
 
     def body(carry, x):
         filtered, backward = carry
@@ -131,7 +134,7 @@ def _sweep_stacked(w: Weights) -> Sweep:
         likelihood, start, late_likelihood, late_start = x
         moved = jnp.einsum("dij,dj->di", matrices, carry.at[1].multiply(late_likelihood), precision=HIGHEST)
         ahead = jnp.where(start, w.initial, moved[0]) * likelihood
-        both = jnp.stack([ahead, jnp.where(late_start, flat, moved[1])])
+        both = floored(jnp.stack([ahead, jnp.where(late_start, flat, moved[1])]))
         constant = both.sum(1)
         both = both * (1 / constant)[:, None]
         return both, (both[0], constant[0], carry[1])
@@ -151,16 +154,17 @@ def _sweep_apart(w: Weights) -> Sweep:
 
     flat = jnp.full_like(w.likelihood[0], 1 / w.likelihood.shape[1])
     xs = (w.likelihood, w.start) if homogeneous else (w.likelihood, w.start, w.transition)
-    filtered, constant = forward(w)
+    filtered, constant = forward(w, floor=True)
     return Sweep(filtered, lax.scan(body, flat, xs, reverse=True)[1], constant)
 
 
-def _forward_step(w: Weights):
+def _forward_step(w: Weights, floor: bool):
     initial = w.initial.reshape(-1, *[1] * (w.likelihood.ndim - 2))
 
     def step(filtered, likelihood, start, transition):
         predicted = jnp.where(start[None], initial, jnp.dot(transition.T, filtered, precision=HIGHEST))
         joint = predicted * likelihood
+        joint = floored(joint) if floor else joint
         constant = joint.sum(0)
         return joint * (1 / constant)[None], constant
 
@@ -171,10 +175,15 @@ def _backward_step(w: Weights):
     flat = 1 / w.likelihood.shape[1]
 
     def step(backward, likelihood, start, transition):
-        back = jnp.dot(transition, likelihood * backward, precision=HIGHEST)
+        back = floored(jnp.dot(transition, likelihood * backward, precision=HIGHEST))
         return jnp.where(start[None], flat, back * (1 / back.sum(0))[None])
 
     return step
+
+
+def floored(mass):
+    """Keep every state alive at the smallest normal number, so that underflow can add mass but never lose any."""
+    return jnp.maximum(mass, jnp.finfo(mass.dtype).tiny)
 
 
 def trusted(mass: Float[Array, "..."]) -> Bool[Array, ""]:
