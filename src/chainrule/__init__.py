@@ -32,6 +32,7 @@ _HOME = {
     "Fit": "learning",
     "Status": "learning",
     "HMM": "models.hmm",
+    "HMMPrior": "models.hmm",
     "MarkovChain": "models.markov_chain",
     "load": "io",
     "save": "io",
@@ -51,7 +52,7 @@ if TYPE_CHECKING:
     from .io import load, save
     from .learning import EM, LBFGS, Adam, Fit, Status
     from .models import emissions
-    from .models.hmm import HMM
+    from .models.hmm import HMM, HMMPrior
     from .models.markov_chain import MarkovChain
 
 

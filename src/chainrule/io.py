@@ -133,7 +133,7 @@ def load(path: str | os.PathLike[str], *, like: Any = None, max_bytes: int = 4 *
         >>> network = eqx.nn.MLP(2, 1, width_size=8, depth=1, key=jax.random.key(0))
         >>> path = os.path.join(tempfile.mkdtemp(), "network.npz")
         >>> cr.save(path, network)
-        >>> eqx.tree_equal(network, cr.load(path, like=network))
+        >>> bool(eqx.tree_equal(network, cr.load(path, like=network)))
         True
     """
     with open(path, "rb") as file:

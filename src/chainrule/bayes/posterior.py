@@ -17,7 +17,6 @@ from ..models.data import prepare
 from ..models.emissions import Categorical, Mixture, MultivariateNormal, Normal, Poisson
 from ..models.emissions.base import observations
 from ..models.hmm import HMM
-from ..models.hmm_engine import permute_emission
 from ..models.hmm_engine import posterior as smoothed
 from .methods import NUTS, AbstractMethod, Diagnostics, Draws, Status
 from .priors import expand_prior
@@ -44,8 +43,9 @@ def posterior(
             Dirichlet(1), and the parameters of `Normal` and `Poisson` to wide priors around the data's own scale.
         method: `NUTS()` (the default) or `SVI()`.
         align: whether to give the states of all draws the same order. States can be exchanged without changing the
-            likelihood, so draws are matched to the most probable one by the steps that their states explain. By default
-            this is done unless the model forbids some transition (the states then differ by what they may do).
+            likelihood, so draws are matched by the steps that their states explain: to `model`, or to the most probable
+            draw where its emission is a family. By default this is done unless the model forbids some transition: its
+            states then differ by what they may do.
         progress: whether to show a bar.
 
     Raises:
@@ -64,7 +64,8 @@ def posterior(
     packed = prepare(data, None if event_shape is None else len(event_shape)).sequences
     model.emission.check(packed)
     start, run = jax.random.split(key)
-    if not model.emission.has_parameters():
+    reference = model if model.emission.has_parameters() else None
+    if reference is None:
         emission = model.emission.initialise(start, model.num_states, packed)
         model = HMM(model.initial, model.transition, emission, model.states)
     program = _program(model, packed, priors or {})
@@ -75,8 +76,10 @@ def posterior(
         align = bool((np.asarray(model.transition) > 0).all())
     if align and model.num_states > 1:
         per_draw = draws.num_chains > 0  # the history of variational inference is over steps
-        best = int(np.argmax(draws.history)) if per_draw else 0
-        models = _aligned(models, packed, best)
+        if reference is None:
+            best = int(np.argmax(draws.history)) if per_draw else 0
+            reference = jax.tree.map(lambda leaf: leaf[best], models)
+        models = _aligned(models, packed, reference)
         draws = draws.judged_by(dict(_arrays(models)))
     return ModelPosterior(models, draws)
 
@@ -239,14 +242,13 @@ def _overlaps(models, data: Sequences, reference) -> Float[Array, "draw state st
     return jax.lax.map(lambda m: jnp.einsum("tir,tjr->ij", target, marginals(m)), models)
 
 
-def _aligned(models: PyTree, data: Sequences, best: int) -> PyTree:
-    """Reorder the states of every draw to match those of draw `best`."""
-    reference = jax.tree.map(lambda leaf: leaf[best], models)
+def _aligned(models: PyTree, data: Sequences, reference: HMM) -> PyTree:
+    """Reorder the states of every draw to match those of the reference."""
     overlaps = np.asarray(_overlaps(models, data, reference), np.float64)
     orders = jnp.asarray(np.stack([linear_sum_assignment(-overlap)[1] for overlap in overlaps]))
 
     def permute(model, order):
-        emission = permute_emission(model.emission, order)
+        emission = model.emission.permute(order)
         fields = (model.initial[order], model.transition[order][:, order], emission)
         return eqx.tree_at(lambda m: (m.initial, m.transition, m.emission), model, fields)
 

@@ -141,7 +141,10 @@ def _split(array: np.ndarray, lengths: Sequence[int]) -> list[np.ndarray]:
     if sizes.ndim != 1 or not np.issubdtype(sizes.dtype, np.integer):
         raise ValueError(f"lengths must be a list of integers, got {lengths!r}")
     if (sizes < 1).any():
-        raise ValueError(f"lengths must be positive, got {sizes[sizes < 1][0]} at place {int(np.argmax(sizes < 1))}")
+        n = int(np.argmax(sizes < 1))
+        raise ValueError(
+            f"lengths: sequence {n} is empty" if sizes[n] == 0 else f"lengths: {sizes[n]} for sequence {n}"
+        )
     if sizes.sum() != len(array):
         raise ValueError(f"lengths add up to {sizes.sum()}, but the array has {len(array)} steps")
     return np.split(array, np.cumsum(sizes)[:-1])

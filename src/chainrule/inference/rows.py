@@ -56,7 +56,7 @@ def certified(fast: Callable[..., tuple[Any, Bool[Array, ""]]], slow: Callable[.
         return result, jax.tree.map(lambda _: True, result)
 
     # Engines carry their own gradients; what else is differentiated, and second derivatives, go through the slow way.
-    differentiable = jax.custom_jvp(lambda *args: run(*args))
+    differentiable = jax.custom_jvp(lambda *args: run(*args))  # noqa: PLW0108
 
     @differentiable.defjvp
     def push(primals, tangents):
@@ -74,7 +74,7 @@ def _weigh(log, initial, transition, log_likelihood, start) -> scaled.Weights:
 
 def _log_weigh(log, initial, transition, log_likelihood, start) -> logspace.LogWeights:
     if not log:
-        initial, transition = jnp.log(initial), jnp.log(transition)
+        initial, transition = logspace.safe_log(initial), logspace.safe_log(transition)
     return logspace.LogWeights(initial, transition, log_likelihood, start)
 
 

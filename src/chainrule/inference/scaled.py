@@ -202,6 +202,8 @@ def accumulate(w: Weights, s: Sweep, weight: Float[Array, "time *row"]):
     overlap = (s.filtered * s.backward).sum(1)
     mass = s.constant * overlap
     marginals = s.filtered * s.backward * jnp.expand_dims(1 / overlap, 1)
+    # Below eps² a marginal may be nothing but the floor: states that are impossible get exactly zero.
+    marginals = jnp.where(marginals > jnp.finfo(marginals.dtype).eps ** 2, marginals, 0)
     late = w.likelihood * s.backward * jnp.expand_dims(weight / mass, 1)
     begin = jnp.expand_dims(w.start, 1)
     by_initial = _sum_rows(jnp.where(begin, late, 0))

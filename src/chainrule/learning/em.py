@@ -74,6 +74,7 @@ class Outcome(eqx.Module):
     history: jax.Array
     iterations: jax.Array
     converged: jax.Array
+    failed: jax.Array
     degenerate: jax.Array
 
 
@@ -111,7 +112,16 @@ def _em(models, data, prior, tolerance, max_iterations, floor, token, *, frozen,
     start = (jnp.zeros((), jnp.int32), jnp.full((runs, size), jnp.nan, dtype), jnp.zeros(runs, jnp.int32), fresh)
     end = lax.while_loop(lambda s: (s[0] < max_iterations) & ~s[3][3].all(), body, start)
     _, history, iterations, (models, log_prob, objective, done, degenerate) = end
-    return Outcome(models, log_prob, objective, history, iterations, done & jnp.isfinite(objective), degenerate)
+    return Outcome(
+        models,
+        log_prob,
+        objective,
+        history,
+        iterations,
+        done & jnp.isfinite(objective),
+        ~jnp.isfinite(objective),
+        degenerate,
+    )
 
 
 SMALL = 20_000  # slots of data up to which several runs are faster as one batch than one after the other
@@ -179,7 +189,7 @@ def frozen_leaves(model, where) -> tuple[bool, ...] | None:
 def pack_fit(outcome: Outcome, *, num_observations: int, num_parameters: int) -> Fit:
     """The best run of a batch as a `Fit`."""
     objectives = np.asarray(outcome.objective)
-    usable = np.isfinite(objectives)
+    usable = np.isfinite(objectives) & ~np.asarray(outcome.failed)
     best = int(np.argmax(np.where(usable, objectives, -np.inf)))
     iterations = int(outcome.iterations[best])
     history = np.asarray(outcome.history)[best]

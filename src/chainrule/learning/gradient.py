@@ -117,14 +117,14 @@ def _descend(models, data, prior, tolerance, max_iterations, rate, token, *, fro
         return optax.apply_updates(free, update), state, -jnp.asarray(value) * steps
 
     def body(carry):
-        step, free, state, history, iterations, done = carry
+        step, free, state, history, iterations, done, failed = carry
         with jax.numpy_dtype_promotion("standard"):  # optax counts steps in integers and multiplies them with floats
             new_free, new_state, objective = side_by_side(advance, data)(models, free, state)
         back = 1 if line_search else PATIENCE
         before = history[:, jnp.maximum(step - back, 0)]
         least = jnp.where(tolerance > 0, jnp.maximum(tolerance, 4 * jnp.finfo(objective.dtype).eps), -1)
         settled = (step >= back) & (jnp.abs(objective - before) <= least * jnp.abs(objective))
-        failed = ~jnp.isfinite(objective)
+        failed = failed | (~done & ~jnp.isfinite(objective))
         going = ~done & ~failed & ~settled
         history = history.at[:, step].set(jnp.where(done, jnp.nan, objective))
 
@@ -133,7 +133,7 @@ def _descend(models, data, prior, tolerance, max_iterations, rate, token, *, fro
 
         progress.report(token, step + 1, objective.max(), last=(~going).all())
         free, state = jax.tree.map(choose, new_free, free), jax.tree.map(choose, new_state, state)
-        return step + 1, free, state, history, iterations + going.astype(jnp.int32), done | failed | settled
+        return step + 1, free, state, history, iterations + going.astype(jnp.int32), done | failed | settled, failed
 
     free = jax.vmap(lambda m: m.unconstrained())(models)
     runs = jax.tree.leaves(models)[0].shape[0]
@@ -145,10 +145,11 @@ def _descend(models, data, prior, tolerance, max_iterations, rate, token, *, fro
         jnp.full((runs, size), jnp.nan, dtype),
         jnp.zeros(runs, jnp.int32),
         jnp.zeros(runs, bool),
+        jnp.zeros(runs, bool),
     )
     end = lax.while_loop(lambda c: (c[0] < max_iterations) & ~c[5].all(), body, start)
-    _, free, _, history, iterations, done = end
+    _, free, _, history, iterations, done, failed = end
     models = jax.vmap(rebuild)(models, free)
     unknown = jnp.full(runs, jnp.nan, dtype)
-    sane = jnp.isfinite(jnp.where(jnp.isnan(history), 0, history)).all(1)
-    return Outcome(models, unknown, unknown, history, iterations, done & sane, jnp.zeros((runs, 1), bool))
+    never = jnp.zeros((runs, models.num_states), bool)
+    return Outcome(models, unknown, unknown, history, iterations, done & ~failed, failed, never)

@@ -158,8 +158,8 @@ class HMM(eqx.Module):
 
         Args:
             data: one or several sequences.
-            known: states that are known at some steps, in the same form as `data`: names of states, with None (or
-                indices, with −1) where nothing is known.
+            known: states that are known at some steps, in the same form as `data`: names or indices of states, with
+                None or −1 where nothing is known. A name that is itself a number is taken for the name.
         """
         batch, fixed = _prepared(self, data, known)
         log_prob, marginals, transitions = engine.posterior(self, batch.sequences, fixed)
@@ -283,7 +283,9 @@ class HMM(eqx.Module):
             raise ValueError(f"restarts is {restarts}; at least one run is needed")
         batch = prepare(data, None if self.emission.event_shape is None else len(self.emission.event_shape))
         self.emission.check(batch.sequences)
-        prior = _checked_prior(HMMPrior() if prior is None else prior)
+        prior = HMMPrior() if prior is None else prior
+        self.emission.check_prior(prior.emission)
+        prior = _checked_prior(prior)
         models = self._starts(key, restarts, batch.sequences)
         method = EM() if method is None else method
         return engine.fit(models, batch.sequences, method, prior, frozen, progress)
@@ -312,9 +314,7 @@ class HMM(eqx.Module):
 
     def free_parameters(self) -> int:
         """How many numbers may be chosen freely: structural zeros and last entries of rows are not."""
-        starts = int((np.asarray(self.initial) > 0).sum()) - 1
-        steps = int((np.asarray(self.transition) > 0).sum()) - self.num_states
-        return starts + steps + self.emission.free_parameters()
+        return sum(engine.free_counts(self))
 
     # Order of states
 
@@ -323,7 +323,7 @@ class HMM(eqx.Module):
         index = np.asarray(order)
         if sorted(index.tolist()) != list(range(self.num_states)):
             raise ValueError(f"order {list(order)} is not a permutation of 0 … {self.num_states - 1}")
-        emission = engine.permute_emission(self.emission, index)
+        emission = self.emission.permute(index)
         names = self.states
         if names != tuple(range(self.num_states)):
             names = tuple(names[i] for i in index)
@@ -400,6 +400,8 @@ def _known(model: HMM, known, batch: Prepared):
     def index(entry):
         if entry is None or (isinstance(entry, int | np.integer) and entry == -1 and -1 not in names):
             return -1
+        if entry not in names and isinstance(entry, int | np.integer) and 0 <= entry < len(names):
+            return int(entry)  # an index, as `sample` gives them
         return names[entry] if entry in names else find(entry, model.states)
 
     rows = [known] if batch.form == "one" else list(known)

@@ -20,7 +20,7 @@ from ..inference import decoding, rows
 from ..inference.scaled import HIGHEST
 from ..learning.em import frozen_leaves, pack_fit
 from .emissions.base import guarded, safe_ratio
-from .emissions.discrete import masked_softmax
+from .emissions.discrete import Categorical, masked_softmax
 from .markov_chain import sample_states
 
 
@@ -189,11 +189,18 @@ def maximise(model, data: Sequences, expectations: Expectations, prior, floor):
         expectations.steps.dtype
     )
     steps = _posterior_counts(jnp.where(model.transition > 0, steps, 0), prior.transition, model.transition)
-    leaving = steps.sum(1)
+    visited = expectations.states.sum((0, 2)) > 0  # exactly zero where impossible; counts of steps are rounding there
+    leaving = jnp.where(visited, steps.sum(1), 0)
     initial = jnp.where(starts.sum() > 0, safe_ratio(starts, starts.sum()), model.initial)
     transition = guarded(safe_ratio(steps, leaving[:, None]), model.transition, leaving)
+    initial, transition = _possible(initial, model.initial), _possible(transition, model.transition)
     emission, degenerate = model.emission.maximise(jnp.asarray(data.values), expectations.states, prior.emission, floor)
     return type(model)(initial, transition, emission, model.states), degenerate
+
+
+def _possible(new, old):
+    """Keep what is possible above zero: a learned probability that underflows must not turn into a structural zero."""
+    return jnp.where(old > 0, jnp.maximum(new, jnp.finfo(new.dtype).tiny), 0)
 
 
 def _posterior_counts(counts, concentration, probs):
@@ -247,37 +254,19 @@ def fit(models, data: Sequences, method, prior, frozen, progress: bool):
     first = jax.tree.map(lambda leaf: leaf[0], models)
     marks = frozen_leaves(first, frozen)
     outcome = method.run(models, data, prior, marks, show_progress=progress)
-    free = first.free_parameters() - _frozen_parameters(first, marks)
+    counts = free_counts(first)
+    free = sum(n for n, held in zip(counts, marks or [False] * len(counts), strict=True) if not held)
     return pack_fit(outcome, num_observations=data.num_steps, num_parameters=free)
 
 
-def _frozen_parameters(model, marks) -> int:
-    if marks is None:
-        return 0
-    held = 0
-    for mark, leaf in zip(marks, jax.tree.leaves(model), strict=True):
-        if mark and (leaf is model.initial or leaf is model.transition):
-            rows_of_leaf = np.atleast_2d(np.asarray(leaf))
-            held += int((rows_of_leaf > 0).sum()) - len(rows_of_leaf)
-        elif mark:
-            held += leaf.size
-    return held
+def free_counts(model) -> list[int]:
+    """How many numbers may be chosen freely in each array of the model."""
+    starts = int((np.asarray(model.initial) > 0).sum()) - 1
+    steps = int((np.asarray(model.transition) > 0).sum()) - model.num_states
+    return [starts, steps, *model.emission.free_counts()]
 
 
 # Order of states
-
-
-def permute_emission(emission, order: np.ndarray):
-    """The emission with its states reordered. Leaves that have no state axis, such as a tied covariance, stay."""
-    size = emission.num_states
-
-    def reorder(leaf):
-        if leaf.ndim == 0 or leaf.shape[0] % size:
-            return leaf
-        blocks = leaf.reshape(size, -1, *leaf.shape[1:])  # a mixture holds each state's components in a row
-        return blocks[order].reshape(leaf.shape)
-
-    return jax.tree.map(reorder, emission)
 
 
 def matching(model, reference, data) -> np.ndarray:
@@ -285,11 +274,17 @@ def matching(model, reference, data) -> np.ndarray:
     from scipy.optimize import linear_sum_assignment
 
     if data is None:
-        mine, theirs = (np.asarray(m.emission.mean, float).reshape(m.num_states, -1) for m in (model, reference))
+        mine, theirs = (_typical(m.emission).reshape(m.num_states, -1) for m in (model, reference))
         scale = theirs.std(0) + mine.std(0)
         cost = (((theirs[:, None] - mine[None]) / np.where(scale > 0, scale, 1)) ** 2).sum(-1)
     else:
         ours, other = model.posterior(data).marginals, reference.posterior(data).marginals
         pairs = zip(other, ours, strict=True) if isinstance(ours, list) else [(other, ours)]
-        cost = -sum(np.einsum("...i,...j->ij", a, b) for a, b in pairs)
+        size = model.num_states
+        cost = -sum(a.reshape(-1, size).T @ b.reshape(-1, size) for a, b in pairs)
     return linear_sum_assignment(cost)[1]
+
+
+def _typical(emission) -> np.ndarray:
+    """What tells states apart without data: the mean observation, or for symbols, which have no order, all of it."""
+    return np.asarray(emission.probs if isinstance(emission, Categorical) else emission.mean, float)

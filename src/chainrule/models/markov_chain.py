@@ -18,6 +18,7 @@ from jaxtyping import Array, Float, Int, Key
 from ..forms.chain import is_concrete
 from ..forms.sequences import Sequences
 from ..graphs.transition_graph import TransitionGraph
+from ..inference.logspace import safe_log
 from ..learning.fit import Fit, Status
 from .data import prepare
 from .emissions.base import as_parameter, generator
@@ -86,7 +87,7 @@ class MarkovChain(eqx.Module):
             smoothing: as in `fit`.
         """
         if states is None:
-            found = {_plain(s) for sequence in _several(sequences) for s in np.asarray(sequence, object).ravel()}
+            found = {s for sequence in _several(sequences) for s in _entries(sequence)}
             states = sorted(found, key=lambda s: (str(type(s)), s))
         size = len(states)
         if size == 0:
@@ -165,6 +166,10 @@ class MarkovChain(eqx.Module):
         if len(forbidden):
             i, j = (self.states[k] for k in forbidden[0])
             raise ValueError(f"the data step from {i!r} to {j!r}, which this chain forbids")
+        if (starts[initial == 0] > 0).any():
+            name = self.states[int(np.argmax((initial == 0) & (starts > 0)))]
+            raise ValueError(f"a sequence starts in {name!r}, which this chain forbids")
+        free = int((initial > 0).sum() - 1 + (transition > 0).sum() - self.num_states)
         silent = steps.sum(1) + smoothing == 0
         if strict and silent.any():
             name = self.states[int(np.argmax(silent))]
@@ -182,7 +187,7 @@ class MarkovChain(eqx.Module):
             history=np.array([log_prob]),
             restart_objectives=np.array([log_prob]),
             degenerate=silent,
-            num_parameters=int((initial > 0).sum() - 1 + (transition > 0).sum() - self.num_states),
+            num_parameters=free,
             num_observations=sequences.num_steps,
         )
 
@@ -194,7 +199,7 @@ class MarkovChain(eqx.Module):
         several = _is_several(data)
         found = []
         for n, sequence in enumerate(data if several else [data]):
-            entries = [_plain(s) for s in np.asarray(sequence, object).ravel()]
+            entries = _entries(sequence)
             if not entries:
                 raise ValueError(f"sequence {n} is empty; leave it out")
             for t, entry in enumerate(entries):
@@ -217,15 +222,18 @@ def _several(data):
     return data if _is_several(data) else [data]
 
 
-def _plain(entry):
-    return entry.item() if isinstance(entry, np.generic) else entry
+def _entries(sequence) -> list:
+    """The names in a sequence, as Python objects that can be looked up."""
+    if isinstance(sequence, np.ndarray | jax.Array):
+        return np.asarray(sequence).tolist()
+    return [entry.item() if isinstance(entry, np.generic) else entry for entry in sequence]
 
 
 @jax.jit
 def _log_prob(model, data: Sequences):
     now = jnp.asarray(data.values).astype(jnp.int32)
     before = jnp.concatenate([now[:1], now[:-1]])
-    terms = jnp.where(data.start, jnp.log(model.initial)[now], jnp.log(model.transition)[before, now])
+    terms = jnp.where(data.start, safe_log(model.initial)[now], safe_log(model.transition)[before, now])
     return data.totals(terms)
 
 

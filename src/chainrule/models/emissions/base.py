@@ -72,13 +72,39 @@ class AbstractEmission(eqx.Module):
         """The emission that `unconstrained` would describe by `free`. Structural zeros of `self` stay zero."""
 
     @abstractmethod
+    def free_counts(self) -> list[int]:
+        """How many numbers may be chosen freely in each array, in the order of `jax.tree.leaves`, for AIC and BIC."""
+
     def free_parameters(self) -> int:
-        """How many numbers may be chosen freely, for AIC and BIC."""
+        """How many numbers may be chosen freely."""
+        return sum(self.free_counts())
+
+    @abstractmethod
+    def permute(self, order: Int[np.ndarray, " state"]) -> Self:
+        """The emission whose state k is state order[k] of this one."""
+
+    @property
+    @abstractmethod
+    def prior_type(self) -> type | None:
+        """The conjugate prior that `maximise` understands, if any."""
+
+    def check_prior(self, prior: PyTree) -> None:
+        """Raise a ValueError if the prior is of another family, or has no maximum."""
+        if prior is None:
+            return
+        if self.prior_type is None:
+            raise ValueError(f"{type(self).__name__} has no conjugate prior; leave the emission's prior out")
+        if not isinstance(prior, self.prior_type):
+            wanted = self.prior_type.__name__
+            raise ValueError(f"{type(self).__name__} takes a prior of type {wanted}, got {type(prior).__name__}")
+        for name, (least, inclusive) in prior.least().items():
+            value = np.asarray(getattr(prior, name), float)
+            if not (value >= least if inclusive else value > least).all():
+                relation = "at least" if inclusive else "above"
+                raise ValueError(f"the emission's prior: {name} is {value.min():g}; it must be {relation} {least}")
 
     def log_prior(self, prior: PyTree) -> Float[Array, ""] | float:
         """Log-density of the prior at the parameters, up to a constant."""
-        if prior is not None:
-            raise ValueError(f"{type(self).__name__} has no conjugate prior; leave emission_prior out")
         return 0.0
 
     @property

@@ -92,7 +92,7 @@ class Mixture(AbstractEmission):
         """Component k·M + m starts near the m-th part of state k: centres are sorted so that neighbours share a state."""
         component = self.component.initialise(key, num_states * self.num_components, data)
         order = np.argsort(np.asarray(component.mean).reshape(len(component.mean), -1)[:, 0], kind="stable")
-        component = jax.tree.map(lambda leaf: leaf[order] if len(leaf) == len(order) else leaf, component)
+        component = component.permute(order)
         shape = (num_states, self.num_components)
         return Mixture(component, np.full(shape, 1 / self.num_components))
 
@@ -117,8 +117,16 @@ class Mixture(AbstractEmission):
     def constrained(self, free):
         return Mixture(self.component.constrained(free[0]), masked_softmax(free[1], self.weights > 0))
 
-    def free_parameters(self):
-        return self.component.free_parameters() + self.weights.size - self.weights.shape[0]
+    def free_counts(self):
+        return [*self.component.free_counts(), self.weights.size - self.weights.shape[0]]
+
+    def permute(self, order):
+        places = np.asarray(order)[:, None] * self.num_components + np.arange(self.num_components)
+        return Mixture(self.component.permute(places.ravel()), self.weights[order])
+
+    @property
+    def prior_type(self):
+        return self.component.prior_type
 
     def __repr__(self):
         return f"Mixture of {self.num_components} {self.component!r}"
@@ -225,8 +233,25 @@ class Product(AbstractEmission):
     def constrained(self, free):
         return Product(*[part.constrained(f) for part, f in zip(self.parts, free, strict=True)])
 
-    def free_parameters(self):
-        return sum(part.free_parameters() for part in self.parts)
+    def free_counts(self):
+        return [count for part in self.parts for count in part.free_counts()]
+
+    def permute(self, order):
+        return Product(*[part.permute(order) for part in self.parts])
+
+    @property
+    def prior_type(self):
+        return tuple
+
+    def check_prior(self, prior):
+        if prior is None:
+            return
+        if not isinstance(prior, tuple | list) or len(prior) != len(self.parts):
+            raise ValueError(
+                f"Product takes one prior (or None) for each of its {len(self.parts)} parts, got {prior!r}"
+            )
+        for part, one in zip(self.parts, prior, strict=True):
+            part.check_prior(one)
 
     def __repr__(self):
         return " * ".join(map(repr, self.parts))

@@ -79,8 +79,15 @@ class Score(AbstractEmission):
     def constrained(self, free):
         return eqx.tree_at(lambda score: score.arrays, self, eqx.combine(free, self.arrays))
 
-    def free_parameters(self):
-        return sum(leaf.size for leaf in jax.tree.leaves(self.unconstrained()))
+    def free_counts(self):
+        return [leaf.size for leaf in jax.tree.leaves(self.arrays)]
+
+    def permute(self, order):
+        raise ValueError("Score: the states of a function cannot be put in another order; permute its outputs instead")
+
+    @property
+    def prior_type(self):
+        return None
 
 
 class Custom(AbstractEmission):
@@ -133,8 +140,8 @@ class Custom(AbstractEmission):
         event = len(self.event_shape)
         if seen.ndim:
             there = jnp.moveaxis(seen, -1, 1).reshape(*rows.shape[:2], -1).all(-1)
-            # zero may lie outside the support: a missing step borrows its neighbourhood's first real value instead
-            anchor = rows.reshape(-1, *rows.shape[2:])[jnp.argmax(there.reshape(-1))]
+            # zero may lie outside the support: a missing step borrows a draw instead
+            anchor = jax.lax.stop_gradient(self._get().sample(jax.random.key(0), ()))[0].astype(rows.dtype)
             rows = jnp.where(there.reshape(*there.shape, *[1] * event), rows, anchor[None, None])
         else:
             there = jnp.ones(rows.shape[:2], bool)
@@ -148,8 +155,15 @@ class Custom(AbstractEmission):
         return jnp.take_along_axis(draws, index, axis=states.ndim).squeeze(states.ndim)
 
     def check(self, data):
-        base.check_event(data, self.event_shape, type(self._get()).__name__)
+        distribution = self._get()
+        name = type(distribution).__name__
+        base.check_event(data, self.event_shape, name)
         base.check_values(data, np.isfinite, "a finite number (NaN would mean missing)")
+        support = getattr(distribution, "support", None)
+        values = np.asarray(data.values)
+        inside: Any = support(values) if callable(support) else None
+        if np.shape(inside) == values.shape:  # else it differs by state, or is of vectors
+            base.check_values(data, lambda _: np.asarray(inside), f"in the support of {name}")
 
     def initialise(self, key, num_states, data):
         return self
@@ -165,8 +179,15 @@ class Custom(AbstractEmission):
     def constrained(self, free):
         return Custom(make=self.make, free=free)
 
-    def free_parameters(self):
-        return sum(np.size(leaf) for leaf in jax.tree.leaves(self.free))
+    def free_counts(self):
+        return [np.size(leaf) for leaf in jax.tree.leaves((self.distribution, self.free))]
+
+    def permute(self, order):
+        raise ValueError("Custom: the states of somebody else's distribution cannot be put in another order")
+
+    @property
+    def prior_type(self):
+        return None
 
     def __repr__(self):
         return type(self._get()).__name__

@@ -6,9 +6,10 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.scipy.special import gammaln, xlogy
+from jax.scipy.special import gammaln
 from jaxtyping import Array, Float
 
+from ...inference.logspace import safe_log
 from . import base
 from .base import AbstractEmission, Parameter
 
@@ -18,6 +19,10 @@ class Dirichlet(NamedTuple):
 
     concentration: float | Float[Array, " symbol"]
 
+    def least(self):
+        """The smallest values that leave a maximum, and whether they are allowed themselves."""
+        return {"concentration": (1, True)}
+
 
 class Beta(NamedTuple):
     """Prior of a Bernoulli's probability, `yes` and `no` ≥ 1."""
@@ -25,12 +30,20 @@ class Beta(NamedTuple):
     yes: float
     no: float
 
+    def least(self):
+        """The smallest values that leave a maximum, and whether they are allowed themselves."""
+        return {"yes": (1, True), "no": (1, True)}
+
 
 class Gamma(NamedTuple):
     """Prior of a Poisson's rate, with density ∝ rate^(shape−1) exp(−rate·inverse_scale), shape ≥ 1."""
 
     shape: float
     inverse_scale: float
+
+    def least(self):
+        """The smallest values that leave a maximum, and whether they are allowed themselves."""
+        return {"shape": (1, True), "inverse_scale": (0, True)}
 
 
 class Categorical(AbstractEmission):
@@ -83,8 +96,10 @@ class Categorical(AbstractEmission):
 
     def scores(self, values):
         values, seen = base.observed(values)
-        table = jnp.log(self.probs).T
-        found = jnp.take(table, values.astype(jnp.int32), axis=0, mode="clip")  # (time, row, state)
+        symbols = values.astype(jnp.int32)
+        symbols = jnp.where(symbols < 0, self.probs.shape[1], symbols)  # or they would count from the end
+        # (time, row, state); NaN for a symbol that cannot be, which only traced data can hold
+        found = jnp.take(safe_log(self.probs).T, symbols, axis=0, mode="fill", fill_value=jnp.nan)
         return jnp.moveaxis(jnp.where(seen[..., None], found, 0), 2, 1)
 
     def sample(self, key, states):
@@ -130,7 +145,7 @@ class Categorical(AbstractEmission):
         if prior is None:
             return 0.0
         pseudo = jnp.broadcast_to(jnp.asarray(prior.concentration, self.probs.dtype) - 1, self.probs.shape)
-        return jnp.where(self.probs > 0, xlogy(pseudo, jnp.where(self.probs > 0, self.probs, 1)), 0).sum()
+        return _weighted_log(pseudo, self.probs).sum()
 
     def unconstrained(self):
         return jnp.log(jnp.where(self.probs > 0, self.probs, 1))
@@ -139,8 +154,15 @@ class Categorical(AbstractEmission):
         allowed = self.probs > 0
         return Categorical(masked_softmax(free, allowed))
 
-    def free_parameters(self):
-        return int((np.asarray(self.probs) > 0).sum() - self.probs.shape[0])
+    def free_counts(self):
+        return [int((np.asarray(self.probs) > 0).sum() - self.probs.shape[0])]
+
+    def permute(self, order):
+        return Categorical(self.probs[order])
+
+    @property
+    def prior_type(self):
+        return Dirichlet
 
 
 def masked_softmax(logits, allowed):
@@ -181,8 +203,7 @@ class Bernoulli(AbstractEmission):
         values, seen = base.observed(values)
         x = values.astype(self.probs.dtype)[:, None]
         probs = self.probs[None, ..., None]
-        terms = xlogy(x, probs) + xlogy(1 - x, 1 - probs)
-        return _over_features(terms, seen)
+        return _over_features(jnp.where(x > 0, safe_log(probs), safe_log(1 - probs)), seen)
 
     def sample(self, key, states):
         return jax.random.bernoulli(key, self.probs[states]).astype(jnp.int32)
@@ -206,7 +227,7 @@ class Bernoulli(AbstractEmission):
     def log_prior(self, prior):
         if prior is None:
             return 0.0
-        return (xlogy(prior.yes - 1, self.probs) + xlogy(prior.no - 1, 1 - self.probs)).sum()
+        return (_weighted_log(prior.yes - 1, self.probs) + _weighted_log(prior.no - 1, 1 - self.probs)).sum()
 
     def unconstrained(self):
         inside = (self.probs > 0) & (self.probs < 1)
@@ -216,8 +237,15 @@ class Bernoulli(AbstractEmission):
         inside = (self.probs > 0) & (self.probs < 1)
         return Bernoulli(jnp.where(inside, jax.nn.sigmoid(free), self.probs))
 
-    def free_parameters(self):
-        return self.probs.size
+    def free_counts(self):
+        return [self.probs.size]
+
+    def permute(self, order):
+        return Bernoulli(self.probs[order])
+
+    @property
+    def prior_type(self):
+        return Beta
 
 
 class Poisson(AbstractEmission):
@@ -278,7 +306,7 @@ class Poisson(AbstractEmission):
     def log_prior(self, prior):
         if prior is None:
             return 0.0
-        return (xlogy(prior.shape - 1, self.rate) - prior.inverse_scale * self.rate).sum()
+        return (_weighted_log(prior.shape - 1, self.rate) - prior.inverse_scale * self.rate).sum()
 
     def unconstrained(self):
         return jnp.log(self.rate)
@@ -286,8 +314,20 @@ class Poisson(AbstractEmission):
     def constrained(self, free):
         return Poisson(jnp.exp(free))
 
-    def free_parameters(self):
-        return self.rate.size
+    def free_counts(self):
+        return [self.rate.size]
+
+    def permute(self, order):
+        return Poisson(self.rate[order])
+
+    @property
+    def prior_type(self):
+        return Gamma
+
+
+def _weighted_log(weight, probability):
+    """Weight · log p where p is not zero, else 0: a structural zero is not the prior's business."""
+    return jnp.where(probability > 0, weight * safe_log(jnp.where(probability > 0, probability, 1)), 0)
 
 
 def _check_rank(family, name, array):
