@@ -98,8 +98,8 @@ class Categorical(AbstractEmission):
         values, seen = base.observed(values)
         symbols = values.astype(jnp.int32)
         symbols = jnp.where(symbols < 0, self.probs.shape[1], symbols)  # or they would count from the end
-        # (time, row, state); NaN for a symbol that cannot be, which only traced data can hold
-        found = jnp.take(safe_log(self.probs).T, symbols, axis=0, mode="fill", fill_value=jnp.nan)
+        # (time, row, state); impossible for a symbol that is none, which only traced data can hold
+        found = jnp.take(safe_log(self.probs).T, symbols, axis=0, mode="fill", fill_value=-jnp.inf)
         return jnp.moveaxis(jnp.where(seen[..., None], found, 0), 2, 1)
 
     def sample(self, key, states):
