@@ -126,7 +126,13 @@ def test_a_second_fit_compiles_nothing():
 # EM never decreases, for every family, with holes and ragged data
 
 
-@pytest.mark.parametrize("example", zoo.HMMS, ids=lambda e: e.name)
+SLOW = ("bernoulli", "normal spherical", "normal tied")  # each family compiles its own program
+
+
+@pytest.mark.parametrize(
+    "example",
+    [pytest.param(e, id=e.name, marks=[pytest.mark.slow] if e.name in SLOW else []) for e in zoo.HMMS],
+)
 def test_em_never_decreases(example):
     model = example.make()
     data = [example.data, example.data[:5], example.data[4:]]
@@ -196,7 +202,8 @@ def test_a_concentration_of_one_is_maximum_likelihood():
     for a, b in zip(jax.tree.leaves(plain.model), jax.tree.leaves(one.model), strict=True):
         assert np.isfinite(a).all()
         np.testing.assert_allclose(a, b, atol=1e-6)
-    assert not np.asarray(plain.model.emission.probs)[:, 2].any()  # a symbol that never occurs
+    # a symbol that never occurs is as rare as a number can be, and still not forbidden
+    assert (np.asarray(plain.model.emission.probs)[:, 2] == np.finfo(np.float32).tiny).all()
     assert np.isfinite(plain.history).all()
 
 
@@ -289,9 +296,19 @@ def test_fits_are_pytrees():
 # Counting
 
 
-@pytest.mark.parametrize("name", ["categorical", "normal full", "mixture"])
-def test_a_frozen_emission_counts_for_nothing(name):
-    example = next(e for e in zoo.HMMS if e.name == name)
+class Nothing:
+    """A method that leaves the models as they are: what is counted does not depend on what is learned."""
+
+    def run(self, models, data, prior, frozen, *, show_progress=False):
+        zero = np.zeros(1)
+        return em.Outcome(models, zero, zero, zero[None], zero.astype(int), zero == 0, zero > 0, np.zeros((1, 2), bool))
+
+
+@pytest.mark.parametrize("example", zoo.HMMS, ids=lambda e: e.name)
+def test_a_frozen_emission_counts_for_nothing(example):
     model = example.make()
-    fit = model.fit(example.data, method=cr.EM(max_iterations=1), frozen=lambda m: m.emission)
-    assert fit.num_parameters == 1 + 2
+    free = model.fit(example.data, method=Nothing())
+    assert free.num_parameters == model.free_parameters() > 3
+    frozen = model.fit(example.data, method=Nothing(), frozen=lambda m: m.emission)
+    assert frozen.num_parameters == 1 + 2
+    assert model.fit(example.data, method=Nothing(), frozen=lambda m: (m.initial, m.emission)).num_parameters == 2

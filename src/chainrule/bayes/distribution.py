@@ -78,10 +78,18 @@ class SequenceDistribution(dist.Distribution):
     def log_prob(self, value):
         """Log p(value), of shape value.shape without the event."""
         value = jnp.asarray(value)
+        if value.shape[-self.event_dim :] != self.event_shape:
+            raise ValueError(f"observed sequences have shape {value.shape}; it must end in {self.event_shape}")
         if self.lengths is not None:  # what follows the end says nothing, like anything missing
             real = jnp.arange(self.length) < self.lengths[:, None]
             value = value if jnp.issubdtype(value.dtype, jnp.floating) else value.astype(float)
             value = jnp.where(real.reshape(*real.shape, *[1] * (self.event_dim - 1)), value, jnp.nan)
         batch = value.shape[: value.ndim - self.event_dim]
         flat = value.reshape(-1, *self.event_shape)
-        return jax.jit(lambda model, x: model.log_prob(x))(self.model, flat).reshape(batch)
+        return _log_prob(self.model, flat).reshape(batch)
+
+
+@jax.jit
+def _log_prob(model: HMM, sequences):
+    """Log p of each of several sequences of equal length."""
+    return model.log_prob(sequences)

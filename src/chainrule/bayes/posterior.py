@@ -39,8 +39,8 @@ def posterior(
         data: one or several sequences, as for `HMM.fit`.
         key: a typed key from `jax.random.key`.
         priors: NumPyro distributions by parameter: "initial", "transition", and the emission's own, such as
-            "emission.rate". Each is over the whole array. None of these are needed: rows of probabilities default to
-            Dirichlet(1), and the parameters of `Normal` and `Poisson` to wide priors around the data's own scale.
+            "emission.rate". Each is over the whole array. Rows of probabilities default to Dirichlet(1), and the
+            parameters of `Normal` and `Poisson` to wide priors around the data's own scale; others must be given.
         method: `NUTS()` (the default) or `SVI()`.
         align: whether to give the states of all draws the same order. States can be exchanged without changing the
             likelihood, so draws are matched by the steps that their states explain: to `model`, or to the most probable
@@ -68,12 +68,14 @@ def posterior(
     if reference is None:
         emission = model.emission.initialise(start, model.num_states, packed)
         model = HMM(model.initial, model.transition, emission, model.states)
+    if align is None:
+        align = bool((np.asarray(model.transition) > 0).all()) and not _fixed_order(model.emission)
+    elif align:
+        model.emission.permute(np.arange(model.num_states))  # refuses now what could not be reordered after hours
     program = _program(model, packed, priors or {})
     method = NUTS() if method is None else method
     draws = method.draws(run, program, packed, progress=progress)
     models = jax.vmap(program.build)(draws.samples)
-    if align is None:
-        align = bool((np.asarray(model.transition) > 0).all())
     if align and model.num_states > 1:
         per_draw = draws.num_chains > 0  # the history of variational inference is over steps
         if reference is None:
@@ -228,6 +230,15 @@ def _emission_priors(emission, data: Sequences) -> dict[str, dist.Distribution]:
         mean = emission.loc.shape
         return {"mean": dist.Normal(jnp.broadcast_to(centre, mean), jnp.broadcast_to(2 * spread, mean))}
     return {}
+
+
+def _fixed_order(emission) -> bool:
+    """Whether the states of an emission cannot be told to change places."""
+    try:
+        emission.permute(np.arange(emission.num_states))
+    except ValueError:
+        return True
+    return False
 
 
 @jax.jit

@@ -63,13 +63,13 @@ class Sequences(eqx.Module):
         if isinstance(sequences, Sequences):
             return sequences
         if lengths is not None:
-            arrays = _split(np.asarray(sequences), lengths)
+            arrays = _split(as_numpy(sequences), lengths)
         elif isinstance(sequences, list | tuple):
-            arrays = [np.asarray(x) for x in sequences]
+            arrays = [as_numpy(x) for x in sequences]
             if arrays and all(a.ndim == 0 for a in arrays):
                 arrays = [np.asarray(sequences)]  # a plain list of numbers is one sequence
         else:
-            arrays = [np.asarray(sequences)]
+            arrays = [as_numpy(sequences)]
         return _pack(_checked(arrays))
 
     @property
@@ -136,6 +136,16 @@ def bucket(size: int) -> int:
     return -(-size // step) * step
 
 
+def as_numpy(values) -> np.ndarray:
+    """A NumPy array whose masked entries are NaN, and whose integers survive where JAX keeps 32 bits."""
+    if isinstance(values, np.ma.MaskedArray):
+        return np.ma.filled(values.astype(float), np.nan)
+    array = np.asarray(values)
+    if array.dtype.kind in "iu" and array.dtype.itemsize == 8 and array.size and abs(array).max() >= 2**31:
+        return array.astype(float)
+    return array
+
+
 def _split(array: np.ndarray, lengths: Sequence[int]) -> list[np.ndarray]:
     sizes = np.asarray(lengths)
     if sizes.ndim != 1 or not np.issubdtype(sizes.dtype, np.integer):
@@ -158,7 +168,9 @@ def _checked(arrays: list[np.ndarray]) -> list[np.ndarray]:
         if array.ndim == 0:
             raise ValueError(f"sequence {n} is a single number; a sequence is an array of shape (time, …)")
         if array.dtype.kind not in "biuf":
-            raise ValueError(f"sequence {n} holds {array.dtype}, not numbers; encode symbols as integers first")
+            raise ValueError(
+                f"sequence {n} holds {array.dtype}, not numbers; encode symbols as integers first, missing ones as NaN"
+            )
         if len(array) == 0:
             raise ValueError(f"sequence {n} is empty; leave it out")
         if event is None:

@@ -50,7 +50,8 @@ class EM(eqx.Module):
     def run(self, models, data, prior, frozen, *, show_progress: bool = False):
         """Improve a batch of models (leading axis) side by side; see `Outcome`."""
         with progress.bar("EM", total=self.max_iterations, enabled=show_progress) as token:
-            tolerance, floor = (jnp.asarray(x, float) for x in (self.tolerance, self.min_variance))
+            dtype = jnp.result_type(*[x for x in jax.tree.leaves(models) if jnp.issubdtype(x.dtype, jnp.floating)])
+            tolerance, floor = (jnp.asarray(x, dtype) for x in (self.tolerance, self.min_variance))
             outcome = _em(
                 models,
                 data,

@@ -97,8 +97,10 @@ def _descend(models, data, prior, tolerance, max_iterations, rate, token, *, fro
     import optax
 
     line_search = rate is None
-    solver = optax.lbfgs() if line_search else optax.adam(rate)
-    steps = jnp.asarray(data.mask).sum().astype(float)
+    dtype = jnp.result_type(*[x for x in jax.tree.leaves(models) if jnp.issubdtype(x.dtype, jnp.floating)])
+    steps = jnp.asarray(data.mask).sum().astype(dtype)
+    tolerance = tolerance.astype(dtype)
+    solver = optax.lbfgs() if line_search else optax.adam(rate.astype(dtype))
 
     def rebuild(model, free):
         return keep(frozen, model, model.constrained(free))
@@ -137,7 +139,6 @@ def _descend(models, data, prior, tolerance, max_iterations, rate, token, *, fro
 
     free = jax.vmap(lambda m: m.unconstrained())(models)
     runs = jax.tree.leaves(models)[0].shape[0]
-    dtype = jnp.result_type(*[x for x in jax.tree.leaves(free) if jnp.issubdtype(x.dtype, jnp.floating)])
     start = (
         jnp.zeros((), jnp.int32),
         free,

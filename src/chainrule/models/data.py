@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from ..forms.chain import is_concrete
-from ..forms.sequences import Sequences
+from ..forms.sequences import Sequences, as_numpy
 
 
 class Prepared(NamedTuple):
@@ -54,13 +54,18 @@ def prepare(data, event_ndim: int | None) -> Prepared:
         if all(is_concrete(x) for x in data):
             return Prepared(Sequences.pack(data), "many")
         raise ValueError("a list of traced arrays cannot be packed; pass one array, or pack with Sequences.pack first")
-    array: Any = data if not is_concrete(data) else np.asarray(data)
+    array: Any = data if not is_concrete(data) else as_numpy(data)
     rectangle = array.ndim >= 3 if event_ndim is None else array.ndim == event_ndim + 2
     if not rectangle and event_ndim is not None and array.ndim != event_ndim + 1:
         event = f"{event_ndim}-dimensional" if event_ndim else "single-number"
         raise ValueError(
             f"data of shape {array.shape} cannot be a sequence of {event} observations: wanted {event_ndim + 1} axes "
             f"for one sequence, {event_ndim + 2} for several of equal length, or a list"
+        )
+    if event_ndim == 0 and rectangle and array.shape[1] == 1 < array.shape[0]:
+        raise ValueError(
+            f"data of shape {array.shape} are one column: pass x[:, 0] for one sequence of numbers, or a list for "
+            f"{array.shape[0]} sequences of one step"
         )
     if not is_concrete(array):
         return _traced(array if rectangle else array[None], "rectangle" if rectangle else "one")

@@ -66,7 +66,8 @@ class HMM(eqx.Module):
             fit, or names that repeat.
 
     Data are one array (time, *event), several of equal length as (sequence, time, *event), a list of arrays of any
-    lengths, or `Sequences`. NaN means missing. Concrete data are answered with NumPy arrays, traced data with traced ones.
+    lengths, or `Sequences`; a family without parameters takes a two-dimensional array for one sequence of vectors. NaN
+    means missing. Concrete data are answered with NumPy arrays, traced data with traced ones.
 
     Example:
         >>> import jax.numpy as jnp, chainrule as cr
@@ -118,6 +119,10 @@ class HMM(eqx.Module):
         """
         if num_states < 1:
             raise ValueError(f"num_states is {num_states}; a model needs at least one state")
+        if isinstance(emission, type):
+            raise ValueError(
+                f"emission is the class {emission.__name__}; give an object, such as {emission.__name__}()"
+            )
         if not 0 <= stay < 1:
             raise ValueError(f"stay is {stay}; it must lie in [0, 1)")
         rows = generator(key).dirichlet(np.ones(num_states), num_states + 1)
@@ -194,6 +199,8 @@ class HMM(eqx.Module):
 
     def k_best(self, data, k: int, *, known=None) -> Path:
         """The k most probable paths of one sequence, best first: states (k, T), log_prob (k,)."""
+        if not isinstance(k, int | np.integer) or k < 1:
+            raise ValueError(f"k is {k!r}; ask for a whole number of paths, at least one")
         batch, fixed = _prepared_one(self, data, known, "k_best")
         states, log_prob = engine.k_best(self, batch.sequences, fixed, k)
         return Path(batch.per_step(states).T, _host(log_prob), self.states)
@@ -209,7 +216,8 @@ class HMM(eqx.Module):
     def sample_posterior(self, key: Key[Array, ""], data, num_samples: int = 1, *, known=None) -> Path:
         """Draw whole paths from p(z | x), exact and independent: states (num_samples, T).
 
-        Several sequences give a list, or for equal lengths (S, num_samples, T). `log_prob` is log p(x).
+        Several sequences give a list, or for equal lengths (S, num_samples, T). `log_prob` is log p(x), the same for all
+        draws. An impossible sequence has states −1.
         """
         batch, fixed = _prepared(self, data, known)
         paths, log_prob = engine.sample_posterior(self, key, batch.sequences, fixed, num_samples)
@@ -218,7 +226,7 @@ class HMM(eqx.Module):
         return Path(states, batch.per_sequence(log_prob), self.states)
 
     def entropy(self, data, *, known=None):
-        """Entropy of p(z | x) in nats, of one sequence: how undecided the whole path is."""
+        """Entropy of p(z | x) in nats, of one sequence: how undecided the whole path is; 0 if x is impossible."""
         batch, fixed = _prepared_one(self, data, known, "entropy")
         return _host(engine.entropy(self, batch.sequences, fixed))
 
@@ -281,11 +289,17 @@ class HMM(eqx.Module):
         """
         if restarts < 1:
             raise ValueError(f"restarts is {restarts}; at least one run is needed")
+        if method is not None and (isinstance(method, type) or not hasattr(method, "run")):
+            raise ValueError(f"method is {method!r}; give EM(), Adam() or LBFGS()")
+        if prior is not None and not isinstance(prior, HMMPrior):
+            raise ValueError(f"prior is {prior!r}; give an HMMPrior, such as HMMPrior(stickiness=10.0)")
+        if frozen is not None and not callable(frozen):
+            raise ValueError(f"frozen is {frozen!r}; give a function that picks parts, such as lambda m: m.transition")
         batch = prepare(data, None if self.emission.event_shape is None else len(self.emission.event_shape))
         self.emission.check(batch.sequences)
         prior = HMMPrior() if prior is None else prior
         self.emission.check_prior(prior.emission)
-        prior = _checked_prior(prior)
+        prior = _checked_prior(prior, self.num_states)
         models = self._starts(key, restarts, batch.sequences)
         method = EM() if method is None else method
         return engine.fit(models, batch.sequences, method, prior, frozen, progress)
@@ -405,20 +419,30 @@ def _known(model: HMM, known, batch: Prepared):
         return names[entry] if entry in names else find(entry, model.states)
 
     rows = [known] if batch.form == "one" else list(known)
+    if any(isinstance(row, str) or np.ndim(row) == 0 for row in rows if row is not None):
+        raise ValueError("known: the data are several sequences, so give one list of states per sequence")
     lengths = [int(n) for n in batch.sequences.lengths if n]
     found = [np.array([index(e) for e in row], np.int32) for row in rows]
     if [len(f) for f in found] != lengths:
         raise ValueError(f"known has lengths {[len(f) for f in found]}, the data {lengths}")
-    return Sequences.pack(found).values
+    layout = batch.sequences
+    fixed = np.full(layout.mask.shape, -1, np.int32)
+    places = zip(found, layout.row.tolist(), layout.offset.tolist(), strict=False)
+    for indices, row, offset in places:
+        fixed[offset : offset + len(indices), row] = indices
+    return fixed
 
 
 def _host(value):
     return np.asarray(value) if is_concrete(value) else value
 
 
-def _checked_prior(prior: HMMPrior) -> HMMPrior:
+def _checked_prior(prior: HMMPrior, size: int) -> HMMPrior:
+    shapes = {"initial": (size,), "transition": (size, size), "stickiness": (size,)}
     for name, least in (("initial", 1), ("transition", 1), ("stickiness", 0)):
         value = np.asarray(getattr(prior, name), float)
+        if value.shape not in ((), shapes[name]):
+            raise ValueError(f"prior: {name} has shape {value.shape}; wanted a number or shape {shapes[name]}")
         if not (value >= least).all():
             raise ValueError(f"prior: {name} is {value.min():g}; a maximum exists only from {least} on")
     return jax.tree.map(lambda leaf: jnp.asarray(leaf, float), prior)

@@ -8,6 +8,7 @@ that axis is dropped, because one long chain runs faster as vectors than as a ba
 from functools import partial
 from typing import Any, NamedTuple
 
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -20,7 +21,9 @@ from ..inference import decoding, rows
 from ..inference.scaled import HIGHEST
 from ..learning.em import frozen_leaves, pack_fit
 from .emissions.base import guarded, safe_ratio
+from .emissions.custom import Held
 from .emissions.discrete import Categorical, masked_softmax
+from .emissions.normal import Normal
 from .markov_chain import sample_states
 
 
@@ -253,10 +256,22 @@ def fit(models, data: Sequences, method, prior, frozen, progress: bool):
     """Run a learning strategy from each starting point and pack up the best end."""
     first = jax.tree.map(lambda leaf: leaf[0], models)
     marks = frozen_leaves(first, frozen)
+    if marks is not None:  # every run starts from the first one's frozen parts
+        leaves, structure = jax.tree.flatten(models)
+        pairs = zip(leaves, marks, strict=True)
+        leaves = [jnp.broadcast_to(leaf[:1], leaf.shape) if held else leaf for leaf, held in pairs]
+        models = jax.tree.unflatten(structure, leaves)
+    held = marks is not None and all(marks[2:])
+    if held:
+        models = eqx.tree_at(lambda m: m.emission, models, Held(models.emission))
+    prior = jax.tree.map(lambda leaf: leaf.astype(models.initial.dtype), prior)
     outcome = method.run(models, data, prior, marks, show_progress=progress)
     counts = free_counts(first)
     free = sum(n for n, held in zip(counts, marks or [False] * len(counts), strict=True) if not held)
-    return pack_fit(outcome, num_observations=data.num_steps, num_parameters=free)
+    found = pack_fit(outcome, num_observations=data.num_steps, num_parameters=free)
+    if held:
+        found = eqx.tree_at(lambda f: f.model.emission, found, found.model.emission.emission)
+    return found
 
 
 def free_counts(model) -> list[int]:
@@ -287,4 +302,9 @@ def matching(model, reference, data) -> np.ndarray:
 
 def _typical(emission) -> np.ndarray:
     """What tells states apart without data: the mean observation, or for symbols, which have no order, all of it."""
-    return np.asarray(emission.probs if isinstance(emission, Categorical) else emission.mean, float)
+    if isinstance(emission, Categorical):
+        return np.asarray(emission.probs, float)
+    mean = np.asarray(emission.mean, float).reshape(emission.num_states, -1)
+    if isinstance(emission, Normal):  # states may differ in their spread alone
+        return np.concatenate([mean, np.log(np.asarray(emission.variance, float)).reshape(len(mean), -1)], axis=1)
+    return mean

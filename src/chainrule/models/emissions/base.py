@@ -80,7 +80,7 @@ class AbstractEmission(eqx.Module):
         return sum(self.free_counts())
 
     @abstractmethod
-    def permute(self, order: Int[np.ndarray, " state"]) -> Self:
+    def permute(self, order: Int[Array | np.ndarray, " state"]) -> Self:
         """The emission whose state k is state order[k] of this one."""
 
     @property
@@ -213,6 +213,9 @@ def generator(key) -> np.random.Generator:
 def spread_centres(key, rows: np.ndarray, num_states: int) -> np.ndarray:
     """Starting means (num_states, D) by k-means++ seeding (Arthur and Vassilvitskii 2007) on standardised rows."""
     rng = generator(key)
+    nowhere = np.isnan(rows).all(0)
+    if nowhere.any():
+        raise ValueError(f"feature {int(np.argmax(nowhere))} is missing everywhere: leave it out, or give parameters")
     rows = np.where(np.isnan(rows), np.nanmean(rows, axis=0, keepdims=True), rows)
     if len(rows) > 20_000:
         rows = rows[rng.choice(len(rows), 20_000, replace=False)]

@@ -121,8 +121,9 @@ class Mixture(AbstractEmission):
         return [*self.component.free_counts(), self.weights.size - self.weights.shape[0]]
 
     def permute(self, order):
-        places = np.asarray(order)[:, None] * self.num_components + np.arange(self.num_components)
-        return Mixture(self.component.permute(places.ravel()), self.weights[order])
+        order = jnp.asarray(order)
+        places = order[:, None] * self.num_components + jnp.arange(self.num_components, dtype=order.dtype)[None]
+        return Mixture(self.component.permute(places.reshape(-1)), self.weights[order])
 
     @property
     def prior_type(self):

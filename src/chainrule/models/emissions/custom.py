@@ -71,7 +71,9 @@ class Score(AbstractEmission):
         return self
 
     def maximise(self, values, weights, prior, floor):
-        raise ValueError("Score has no closed-form M-step; fit with Adam or LBFGS")
+        raise ValueError(
+            "Score has no closed-form M-step: fit with Adam or LBFGS, or hold it by frozen=lambda m: m.emission"
+        )
 
     def unconstrained(self):
         return eqx.filter(self.arrays, eqx.is_inexact_array)
@@ -88,6 +90,54 @@ class Score(AbstractEmission):
     @property
     def prior_type(self):
         return None
+
+
+class Held(AbstractEmission):
+    """Another emission that learning leaves alone, so that it needs no way to be learned."""
+
+    emission: AbstractEmission
+
+    @property
+    def num_states(self):
+        return self.emission.num_states
+
+    @property
+    def event_shape(self):
+        return self.emission.event_shape
+
+    @property
+    def prior_type(self):
+        return self.emission.prior_type
+
+    def scores(self, values):
+        return self.emission.scores(values)
+
+    def sample(self, key, states):
+        return self.emission.sample(key, states)
+
+    def check(self, data):
+        self.emission.check(data)
+
+    def initialise(self, key, num_states, data):
+        return self
+
+    def maximise(self, values, weights, prior, floor):
+        return self, weights.sum((0, 2)) <= 0
+
+    def log_prior(self, prior):
+        return self.emission.log_prior(prior)
+
+    def unconstrained(self):
+        return ()
+
+    def constrained(self, free):
+        return self
+
+    def free_counts(self):
+        return self.emission.free_counts()
+
+    def permute(self, order):
+        return Held(self.emission.permute(order))
 
 
 class Custom(AbstractEmission):
@@ -115,9 +165,12 @@ class Custom(AbstractEmission):
     def __check_init__(self):
         if (self.distribution is None) == (self.make is None):
             raise ValueError("Custom: give either a distribution, or make and free")
+        found = self._get()
         for method in ("log_prob", "sample"):
-            if not hasattr(self._get(), method):
-                raise ValueError(f"Custom: {type(self._get()).__name__} has no method {method}")
+            if isinstance(found, type) or not hasattr(found, method):
+                raise ValueError(f"Custom: {found!r} is no distribution: it has no usable method {method}")
+        if not getattr(found, "batch_shape", ()):
+            raise ValueError(f"Custom: {type(found).__name__} has one set of parameters; give one for each state")
 
     def _get(self):
         return self.distribution if self.make is None else self.make(self.free)
@@ -169,11 +222,17 @@ class Custom(AbstractEmission):
         return self
 
     def maximise(self, values, weights, prior, floor):
-        raise ValueError("Custom has no closed-form M-step; fit with Adam or LBFGS, giving make and free")
+        raise ValueError(
+            "Custom has no closed-form M-step: fit with Adam or LBFGS, giving make and free, or hold it by "
+            "frozen=lambda m: m.emission"
+        )
 
     def unconstrained(self):
         if self.make is None:
-            raise ValueError("Custom: to learn a distribution by gradient give make and free instead of an object")
+            raise ValueError(
+                "Custom: to learn a distribution by gradient give make and free instead of an object, or hold it by "
+                "frozen=lambda m: m.emission"
+            )
         return self.free
 
     def constrained(self, free):

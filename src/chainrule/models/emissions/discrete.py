@@ -1,5 +1,6 @@
 """Emissions over symbols, flags and counts."""
 
+import math
 from typing import NamedTuple
 
 import equinox as eqx
@@ -138,7 +139,9 @@ class Categorical(AbstractEmission):
         if prior is not None:
             counts = counts + jnp.where(self.probs > 0, jnp.asarray(prior.concentration, counts.dtype) - 1, 0)
         total = counts.sum(1)
-        probs = base.guarded(base.safe_ratio(counts, total[:, None]), self.probs, total)
+        # what is possible stays possible, however rare: only what was given as zero is structure
+        learned = jnp.maximum(base.safe_ratio(counts, total[:, None]), jnp.finfo(total.dtype).tiny)
+        probs = base.guarded(jnp.where(self.probs > 0, learned, 0), self.probs, total)
         return Categorical(probs), total <= 0
 
     def log_prior(self, prior):
@@ -222,7 +225,10 @@ class Bernoulli(AbstractEmission):
         ones, total = _weighted_sums(values, weights, self.probs)
         if prior is not None:
             ones, total = ones + (prior.yes - 1), total + (prior.yes + prior.no - 2)
-        return Bernoulli(jnp.where(total > 0, base.safe_ratio(ones, total), self.probs)), _empty(total)
+        limits = jnp.finfo(total.dtype)
+        learned = jnp.clip(base.safe_ratio(ones, total), limits.tiny, 1 - limits.eps)  # possible stays possible
+        inside = (total > 0) & (self.probs > 0) & (self.probs < 1)
+        return Bernoulli(jnp.where(inside, learned, self.probs)), _empty(total)
 
     def log_prior(self, prior):
         if prior is None:
@@ -281,14 +287,14 @@ class Poisson(AbstractEmission):
         values, seen = base.observed(values)
         x = values.astype(self.rate.dtype)[:, None]
         rate = self.rate[None, ..., None]
-        return _over_features(x * jnp.log(rate) - rate - gammaln(x + 1), seen)
+        return _over_features(_poisson_log_prob(x, rate), seen)
 
     def sample(self, key, states):
         return jax.random.poisson(key, self.rate[states])
 
     def check(self, data):
         base.check_event(data, self.event_shape, "Poisson")
-        base.check_values(data, lambda x: (x >= 0) & (x == np.floor(x)), "a count: 0, 1, 2, …")
+        base.check_values(data, lambda x: (x >= 0) & (x == np.floor(x)) & np.isfinite(x), "a count: 0, 1, 2, …")
 
     def initialise(self, key, num_states, data):
         rows = base.observations(data)
@@ -300,8 +306,8 @@ class Poisson(AbstractEmission):
         counts, total = _weighted_sums(values, weights, self.rate)
         if prior is not None:
             counts, total = counts + (prior.shape - 1), total + prior.inverse_scale
-        rate = base.safe_ratio(counts, total)
-        return Poisson(jnp.where(rate > 0, rate, self.rate)), _empty(counts)
+        rate = jnp.maximum(base.safe_ratio(counts, total), jnp.finfo(total.dtype).tiny)  # a rate of 0 is no Poisson
+        return Poisson(jnp.where(total > 0, rate, self.rate)), _empty(total)
 
     def log_prior(self, prior):
         if prior is None:
@@ -328,6 +334,22 @@ class Poisson(AbstractEmission):
 def _weighted_log(weight, probability):
     """Weight · log p where p is not zero, else 0: a structural zero is not the prior's business."""
     return jnp.where(probability > 0, weight * safe_log(jnp.where(probability > 0, probability, 1)), 0)
+
+
+def _poisson_log_prob(x, rate):
+    """X log rate − rate − log x!, without the cancellation of large terms (Loader 2000).
+
+    For counts from 10 on: −½ log 2πx − (Stirling's remainder) − deviance, the deviance being rate · ((1+e) log(1+e) − e)
+    with e = (x − rate) / rate.
+    """
+    large = x >= 10
+    safe, near = jnp.where(large, x, 10), jnp.where(large, rate, 10)  # what is not used must not spoil the gradient
+    excess = (safe - near) / near
+    deviance = near * ((1 + excess) * jnp.log1p(excess) - excess)
+    remainder = 1 / (12 * safe) - 1 / (360 * safe**3) + 1 / (1260 * safe**5)
+    small = jnp.where(large, 0, x)
+    direct = small * jnp.log(rate) - rate - gammaln(small + 1)
+    return jnp.where(large, -0.5 * jnp.log(2 * math.pi * safe) - remainder - deviance, direct)
 
 
 def _check_rank(family, name, array):

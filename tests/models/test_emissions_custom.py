@@ -1,0 +1,113 @@
+"""Emissions from outside: NumPyro's distributions, and networks that score the states."""
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+import oracles
+import pytest
+from scipy import stats
+
+import chainrule as cr
+
+E = cr.emissions
+NAN = np.nan
+FULL = np.array([[[1.0, 0.4], [0.4, 2.0]], [[0.7, -0.2], [-0.2, 0.5]]])
+MEAN = np.array([[0.0, 1.0], [2.0, -1.0]])
+
+
+# From outside
+
+
+@pytest.mark.lenient
+def test_a_numpyro_distribution_is_an_emission():
+    import numpyro.distributions as dist
+
+    x = np.array([0.5, NAN, 2.0, 3.0])
+    normal = cr.HMM([0.5, 0.5], np.full((2, 2), 0.5), dist.Normal(jnp.array([0.0, 2.0]), jnp.array([1.0, 0.5])))
+    own = cr.HMM([0.5, 0.5], np.full((2, 2), 0.5), E.Normal([0.0, 2.0], [1.0, 0.25]))
+    assert repr(normal) == "HMM(2 states, Normal)"
+    np.testing.assert_allclose(normal.log_prob(x), own.log_prob(x), rtol=1e-5)
+    states, drawn = normal.sample(jax.random.key(0), 4_000)
+    for k, (mean, scale) in enumerate([(0.0, 1.0), (2.0, 0.5)]):
+        mine = np.asarray(drawn)[np.asarray(states) == k]
+        assert abs(mine.mean() - mean) <= 5 * scale / np.sqrt(len(mine))
+    vectors = E.Custom(dist.MultivariateNormal(jnp.asarray(MEAN, jnp.float32), jnp.asarray(FULL, jnp.float32)))
+    v = np.array([[0.3, 0.4], [NAN, 1.0]], np.float32)
+    np.testing.assert_allclose(
+        vectors.log_prob(v)[0], [stats.multivariate_normal.logpdf(v[0], MEAN[k], FULL[k]) for k in range(2)], rtol=1e-5
+    )
+    np.testing.assert_allclose(vectors.log_prob(v)[1], [0, 0])  # a distribution from outside knows no part of a vector
+    with pytest.raises(ValueError, match="give make and free"):
+        normal.fit(x, method=cr.Adam(max_iterations=2))
+
+
+def gammas(free):
+    import numpyro.distributions as dist
+
+    return dist.Gamma(jnp.exp(free[0]), jnp.exp(free[1]))
+
+
+@pytest.mark.lenient
+def test_a_custom_family_is_learned_by_gradient():
+    rng = np.random.default_rng(4)
+    x = rng.gamma(3.0, 0.5, size=16)
+    x[3] = NAN  # zero, the usual stand-in, is outside the support
+    hmm = cr.HMM(
+        [0.5, 0.5], [[0.8, 0.2], [0.2, 0.8]], E.Custom(make=gammas, free=(jnp.zeros(2), jnp.array([0.0, 1.0])))
+    )
+    node = np.stack([stats.gamma.logpdf(x, 1.0, scale=1 / np.exp(r)) for r in (0.0, 1.0)], axis=1)
+    wanted = oracles.forward_backward(np.log([0.5, 0.5]), np.log([[0.8, 0.2], [0.2, 0.8]]), np.nan_to_num(node))
+    assert float(hmm.log_prob(x)) == pytest.approx(wanted.log_partition, rel=1e-5)
+    fit = hmm.fit(x, method=cr.Adam(max_iterations=30, tolerance=0))
+    assert fit.log_prob > float(hmm.log_prob(x)) + 1
+    assert fit.num_parameters == 1 + 2 + 4
+    assert np.isfinite(fit.history).all()
+    with pytest.raises(ValueError, match="no closed-form M-step: fit with Adam or LBFGS"):
+        hmm.fit(x)
+
+
+@pytest.mark.lenient
+def test_nothing_but_missing_steps_under_a_custom_family():
+    hmm = cr.HMM([0.5, 0.5], np.full((2, 2), 0.5), E.Custom(make=gammas, free=(jnp.zeros(2), jnp.ones(2))))
+    x = np.array([NAN, NAN])
+    assert float(hmm.log_prob(x)) == pytest.approx(0, abs=1e-6)
+    gradient = jax.grad(lambda m: m.log_prob(x))(hmm)
+    assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(gradient))
+
+
+@pytest.mark.lenient
+def test_an_observation_outside_the_support_is_named():
+    hmm = cr.HMM([0.5, 0.5], np.full((2, 2), 0.5), E.Custom(make=gammas, free=(jnp.ones(2), jnp.ones(2))))
+    with pytest.raises(ValueError, match="sequence 0, step 1"):
+        hmm.log_prob(np.array([1.0, -1.0]))
+
+
+# A network's scores
+
+
+def scored(network):
+    return cr.HMM([0.5, 0.5], [[0.8, 0.2], [0.2, 0.8]], E.Score(network, 2, (3,)))
+
+
+@pytest.mark.parametrize("kind", ["linear", "perceptron"])
+def test_a_network_scores_the_states(kind):
+    key = jax.random.key(0)
+    network = eqx.nn.Linear(3, 2, key=key) if kind == "linear" else eqx.nn.MLP(3, 2, 4, 1, key=key)
+    x = np.random.default_rng(0).normal(size=(8, 3)).astype(np.float32)
+    x[2, 1] = NAN
+    hmm = scored(network)
+    node = np.array([np.zeros(2) if np.isnan(row).any() else np.asarray(network(jnp.asarray(row))) for row in x])
+    wanted = oracles.forward_backward(np.log([0.5, 0.5]), np.log([[0.8, 0.2], [0.2, 0.8]]), node)
+    assert float(hmm.log_prob(x)) == pytest.approx(wanted.log_partition, abs=1e-4)
+    np.testing.assert_allclose(hmm.posterior(x).marginals, wanted.marginals, atol=1e-5)
+    fit = hmm.fit(x, method=cr.Adam(max_iterations=5, tolerance=0))
+    assert fit.log_prob > float(hmm.log_prob(x))
+    with pytest.raises(ValueError, match="nothing to sample from"):
+        hmm.sample(jax.random.key(0), 3)
+
+
+def test_the_order_of_states_does_not_scramble_a_network():
+    hmm = scored(eqx.nn.MLP(3, 2, 4, 1, key=jax.random.key(0)))
+    with pytest.raises(ValueError, match="permute its outputs instead"):
+        hmm.permute([1, 0])

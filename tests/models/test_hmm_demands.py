@@ -1,0 +1,128 @@
+"""What users do that nobody planned for: each of these once gave a wrong answer or somebody else's error."""
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import scipy.stats
+
+import chainrule as cr
+
+E = cr.emissions
+STAY = np.array([[0.9, 0.1], [0.2, 0.8]])
+X = np.array([1, 2, 3, 22, 25, 2, 3] * 4)
+
+
+def two(rates=(3.0, 20.0), **kwargs):
+    return cr.HMM([0.5, 0.5], STAY, E.Poisson(jnp.array(rates)), **kwargs)
+
+
+@pytest.mark.parametrize("method", [cr.EM(max_iterations=3), cr.Adam(max_iterations=3)], ids=["em", "adam"])
+def test_restarts_keep_what_is_frozen(method):
+    fit = two().fit(X, key=jax.random.key(3), restarts=4, method=method, frozen=lambda m: m.transition)
+    np.testing.assert_allclose(fit.model.transition, STAY, rtol=1e-6)
+
+
+def test_known_states_in_traced_data_of_any_length():
+    hmm = two(states=("lo", "hi"))
+    known = ["lo"] + [None] * 16
+    x = np.arange(17)
+    traced = jax.jit(lambda y: hmm.log_prob(y, known=known))(jnp.asarray(x))
+    assert float(traced) == pytest.approx(float(hmm.log_prob(x, known=known)), rel=1e-5)
+    with pytest.raises(ValueError, match="one list of states per sequence"):
+        hmm.log_prob([x], known=known)
+
+
+def test_one_column_is_not_many_sequences():
+    with pytest.raises(ValueError, match=r"one column: pass x\[:, 0\]"):
+        two().log_prob(X[:, None])
+
+
+@pytest.mark.parametrize("rate", [0.5, 9.0, 50.0, 2e3, 1e5])
+def test_poisson_counts_of_any_size(rate):
+    x = np.array([0, 1, 9, 10, 11, int(rate), int(rate + 3 * rate**0.5)])
+    found = E.Poisson(jnp.array([rate])).log_prob(x)[:, 0]
+    np.testing.assert_allclose(found, scipy.stats.poisson.logpmf(x, rate), rtol=3e-6, atol=2e-4)
+
+
+def test_integers_that_32_bits_cannot_hold():
+    assert float(two().log_prob(np.array([2**32 + 5]))) < -1e9
+    with pytest.raises(ValueError, match="not a count"):
+        two().log_prob([1.0, np.inf])
+
+
+def test_masked_arrays_are_missing_data():
+    masked = np.ma.masked_array([1.0, 2.0, 3.0], mask=[0, 1, 0])
+    assert float(two().log_prob(masked)) == pytest.approx(float(two().log_prob([1.0, np.nan, 3.0])), rel=1e-6)
+    holes = np.c_[np.arange(9.0), np.full(9, np.nan)]
+    with pytest.raises(ValueError, match="feature 1 is missing everywhere"):
+        cr.HMM.random(jax.random.key(0), 2, E.Normal()).fit(holes, key=jax.random.key(0))
+
+
+def test_only_zeros_are_seen():
+    fit = cr.HMM([1.0], [[1.0]], E.Poisson(jnp.array([15.0]))).fit([0, 0, 0, 0, 0])
+    assert 0 < float(fit.model.emission.rate[0]) < 1e-30
+    assert fit.log_prob == pytest.approx(0.0, abs=1e-4)
+
+
+def test_what_was_possible_stays_possible():
+    flat = cr.HMM([0.5, 0.5], STAY, E.Categorical([[0.4, 0.3, 0.3], [0.3, 0.4, 0.3]]))
+    model = flat.fit([0, 1, 0, 1, 1, 0] * 3, method=cr.EM(max_iterations=5)).model
+    assert np.isfinite(model.log_prob([0, 1, 2, 0]))
+
+
+def test_states_that_differ_in_spread_alone_align():
+    hmm = cr.HMM([0.5, 0.5], STAY, E.Normal(jnp.zeros(2), jnp.array([1.0, 9.0])))
+    np.testing.assert_allclose(hmm.permute([1, 0]).align(hmm).emission.variance, [1.0, 9.0])
+
+
+@pytest.mark.lenient
+@pytest.mark.parametrize("method", [cr.EM(max_iterations=5), cr.Adam(max_iterations=5)], ids=["em", "adam"])
+def test_transitions_under_somebody_elses_distribution(method):
+    import numpyro.distributions as dist
+
+    hmm = cr.HMM([0.5, 0.5], np.full((2, 2), 0.5), dist.Poisson(jnp.array([3.0, 20.0])))
+    fit = hmm.fit(X, method=method, frozen=lambda m: m.emission)
+    assert repr(fit.model) == "HMM(2 states, Poisson)"
+    assert fit.log_prob > float(hmm.log_prob(X))
+    assert fit.num_parameters == 3
+
+
+@pytest.mark.parametrize("method", [cr.LBFGS(max_iterations=3), cr.EM(max_iterations=3)], ids=["lbfgs", "em"])
+def test_float32_models_fit_while_float64_is_on(method):
+    hmm = two()
+    with jax.enable_x64(True):
+        fit = hmm.fit(X, method=method, prior=cr.HMMPrior(stickiness=1.0, emission=E.Gamma(2.0, 0.1)))
+    assert fit.model.transition.dtype == jnp.float32
+    assert np.isfinite(fit.log_prob)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"method": "em"}, "give EM"),
+        ({"method": cr.EM}, "give EM"),
+        ({"prior": E.Gamma(1.0, 1.0)}, "give an HMMPrior"),
+        ({"prior": cr.HMMPrior(transition=np.ones((3, 3)))}, r"wanted a number or shape \(2, 2\)"),
+        ({"frozen": "emission"}, "give a function that picks parts"),
+    ],
+)
+def test_arguments_of_fit(arguments, message):
+    with pytest.raises(ValueError, match=message):
+        two().fit(X, **arguments)
+
+
+def test_other_bad_arguments():
+    with pytest.raises(ValueError, match=r"such as Poisson\(\)"):
+        cr.HMM.random(jax.random.key(0), 2, E.Poisson)
+    with pytest.raises(ValueError, match="whole number of paths"):
+        two().k_best(X, 2.5)
+
+
+def test_mixtures_can_be_reordered_under_vmap():
+    bumps = E.Mixture(E.Poisson(jnp.array([1.0, 2.0, 10.0, 20.0])), jnp.full((2, 2), 0.5))
+    batch = jax.tree.map(lambda leaf: jnp.stack([leaf, leaf]), bumps)
+    found = jax.vmap(lambda e, order: e.permute(order))(batch, jnp.array([[0, 1], [1, 0]]))
+    np.testing.assert_allclose(found.component.rate, [[1, 2, 10, 20], [10, 20, 1, 2]])
+    assert eqx.tree_equal(bumps.permute([1, 0]).permute([1, 0]), bumps)
