@@ -93,14 +93,15 @@ def _em(models, data, prior, tolerance, max_iterations, floor, token, *, frozen,
         kept = jax.tree.map(lambda new, old: jnp.where(stop, old, new), better, model)
         return kept, new_log_prob, new_objective, stop, jnp.where(stop, degenerate, worn)
 
-    def unless_done(*run):
-        return lax.cond(run[3], lambda: run, lambda: improve(*run))
+    def unless_done(function, *run):
+        return lax.cond(run[3], lambda: run, lambda: function(*run))
 
     def body(state):
         step, history, iterations, runs_before = state
-        runs_after = side_by_side(unless_done, data)(*runs_before)
-        _, _, objective, stopped, _ = runs_after
+        runs_after = side_by_side(improve, data, unless_done)(*runs_before)
         running = ~runs_before[3]
+        runs_after = jax.tree.map(lambda new, old: jnp.where(_like(running, new), new, old), runs_after, runs_before)
+        _, _, objective, stopped, _ = runs_after
         history = history.at[:, step].set(jnp.where(running, objective, jnp.nan))
         progress.report(token, step + 1, objective.max(), last=stopped.all())
         return step + 1, history, iterations + (~stopped).astype(jnp.int32), runs_after
@@ -128,8 +129,11 @@ def _em(models, data, prior, tolerance, max_iterations, floor, token, *, frozen,
 SMALL = 20_000  # slots of data up to which several runs are faster as one batch than one after the other
 
 
-def side_by_side(function, data):
-    """Map a function over runs on the leading axis: as a batch while the data are small, else one after the other."""
+def side_by_side(function, data, skip=lambda function, *run: function(*run)):
+    """Map a function over runs on the leading axis: as a batch while the data are small, else one after the other.
+
+    Only the latter can save anything by `skip`, which may leave a run out.
+    """
     size = max(leaf.size for leaf in jax.tree.leaves(data))
 
     def mapped(*args):
@@ -138,7 +142,7 @@ def side_by_side(function, data):
             return jax.tree.map(lambda leaf: leaf[None], function(*_first(args)))
         if size <= SMALL:
             return jax.vmap(function)(*args)
-        return lax.map(lambda run: function(*run), args)
+        return lax.map(lambda run: skip(function, *run), args)
 
     return mapped
 
@@ -160,6 +164,10 @@ def up_to_date(outcome: Outcome, data, prior) -> Outcome:
         return outcome
     log_prob, objective = evaluate(outcome.models, data, prior)
     return eqx.tree_at(lambda o: (o.log_prob, o.objective), outcome, (log_prob, objective))
+
+
+def _like(flags, array):
+    return flags.reshape(-1, *[1] * (array.ndim - 1))
 
 
 def _first(tree):
