@@ -127,12 +127,15 @@ class Sequences(eqx.Module):
 
 
 def bucket(size: int) -> int:
-    """Round a size up to one of eight steps per octave: at most an eighth is wasted, and few sizes exist.
+    """Round a size up to one of eight steps per octave, or of thirty-two from 4096 on, where padding costs more time.
 
-    >>> [bucket(n) for n in (1, 16, 17, 100, 100_000)]
-    [1, 16, 18, 104, 106496]
+    At most an eighth is wasted, on long sequences a thirty-second, and few sizes exist.
+
+    >>> [bucket(n) for n in (1, 16, 17, 100, 5000, 100_000)]
+    [1, 16, 18, 104, 5120, 100352]
     """
-    step = 1 << max(0, (size - 1).bit_length() - 4)
+    digits = 4 if size <= 4096 else 6
+    step = 1 << max(0, (size - 1).bit_length() - digits)
     return -(-size // step) * step
 
 
