@@ -128,6 +128,31 @@ class AbstractEmission(eqx.Module):
         return type(self).__name__
 
 
+class AbstractFamily(AbstractEmission):
+    """A family whose first parameter is also its mean: shape (state, *event), or None until it is learned."""
+
+    @property
+    @abstractmethod
+    def location(self) -> Parameter:
+        """The mean of each state, or None."""
+
+    @property
+    def num_states(self) -> int | None:
+        """K, or None for a family."""
+        return None if self.location is None else self.location.shape[0]
+
+    @property
+    def event_shape(self) -> tuple[int, ...] | None:
+        """Shape of one observation; None for a family."""
+        return None if self.location is None else self.location.shape[1:]
+
+    @property
+    def mean(self) -> Float[Array, "state *event"]:
+        """Expected observation of each state."""
+        parameters(self)
+        return self.location
+
+
 def parameters(emission: AbstractEmission) -> None:
     """Raise if the emission is a family without parameters."""
     if emission.num_states is None:

@@ -58,14 +58,17 @@ class Mixture(AbstractEmission):
 
     @property
     def num_states(self):
+        """K, or None for a family."""
         return None if self.weights is None else self.weights.shape[0]
 
     @property
     def event_shape(self):
+        """That of the component."""
         return self.component.event_shape
 
     @property
     def mean(self):
+        """Σ_m weights[k, m] · mean of component m."""
         base.parameters(self)
         means = self.component.mean
         means = means.reshape(*self.weights.shape, *means.shape[1:])
@@ -78,14 +81,17 @@ class Mixture(AbstractEmission):
         return found + jnp.log(self.weights)[None, :, :, None]
 
     def scores(self, values):
+        """The log of Σ_m weights[k, m] p(x | component m)."""
         return logsumexp(self._joint(values), 2)
 
     def sample(self, key, states):
+        """Pick a component for each entry of `states`, then draw from it."""
         pick, draw = jax.random.split(key)
         chosen = jax.random.categorical(pick, jnp.log(self.weights)[states])
         return self.component.sample(draw, states * self.num_components + chosen.astype(states.dtype))
 
     def check(self, data):
+        """What the component refuses."""
         self.component.check(data)
 
     def initialise(self, key, num_states, data):
@@ -97,6 +103,7 @@ class Mixture(AbstractEmission):
         return Mixture(component, np.full(shape, 1 / self.num_components))
 
     def maximise(self, values, weights, prior, floor):
+        """Share the weights among the components by their responsibilities, and maximise those."""
         joint = self._joint(values)
         share = jnp.exp(joint - base.finite(logsumexp(joint, 2))[:, :, None])
         parts = weights[:, :, None] * share
@@ -109,24 +116,30 @@ class Mixture(AbstractEmission):
         return Mixture(component, mixed), degenerate.reshape(self.weights.shape).any(1)
 
     def log_prior(self, prior):
+        """That of the component; the weights have none."""
         return self.component.log_prior(prior)
 
     def unconstrained(self):
+        """That of the component, and logits of the weights."""
         return self.component.unconstrained(), jnp.log(jnp.where(self.weights > 0, self.weights, 1))
 
     def constrained(self, free):
+        """The component, and a softmax among the possible weights."""
         return Mixture(self.component.constrained(free[0]), masked_softmax(free[1], self.weights > 0))
 
     def free_counts(self):
+        """Those of the component, and the weights less one per state."""
         return [*self.component.free_counts(), self.weights.size - self.weights.shape[0]]
 
     def permute(self, order):
+        """States in another order, each with its components."""
         order = jnp.asarray(order)
         places = order[:, None] * self.num_components + jnp.arange(self.num_components, dtype=order.dtype)[None]
         return Mixture(self.component.permute(places.reshape(-1)), self.weights[order])
 
     @property
     def prior_type(self):
+        """That of the component."""
         return self.component.prior_type
 
     def __repr__(self):
@@ -168,10 +181,12 @@ class Product(AbstractEmission):
 
     @property
     def num_states(self):
+        """That of every part."""
         return self.parts[0].num_states
 
     @property
     def event_shape(self):
+        """The columns of all parts side by side."""
         return (sum(self._widths()),)
 
     def _widths(self):
@@ -185,14 +200,17 @@ class Product(AbstractEmission):
 
     @property
     def mean(self):
+        """The means of all parts side by side."""
         base.parameters(self)
         return jnp.concatenate([part.mean.reshape(self.num_states, -1) for part in self.parts], axis=1)
 
     def scores(self, values):
+        """The sum of the scores of the parts."""
         found = [part.scores(own) for part, own in zip(self.parts, self._split(values), strict=True)]
         return sum(found[1:], start=found[0])
 
     def sample(self, key, states):
+        """The draws of all parts side by side, as floats."""
         keys = jax.random.split(key, len(self.parts))
         draws = [part.sample(k, states) for part, k in zip(self.parts, keys, strict=True)]
         kind = jnp.result_type(float)
@@ -203,6 +221,7 @@ class Product(AbstractEmission):
             yield column, part, eqx.tree_at(lambda d: d.values, data, own)
 
     def check(self, data):
+        """What a part refuses of its own columns, with the number of the part."""
         base.check_event(data, self.event_shape, "Product")
         for number, part, own in self._each(data):
             try:
@@ -211,11 +230,13 @@ class Product(AbstractEmission):
                 raise ValueError(f"part {number} of the Product, {part!r}: {error}") from None
 
     def initialise(self, key, num_states, data):
+        """Every part from its own columns."""
         self.check(data)
         # one key for all parts, so that their centres come from the same steps where they can
         return Product(*[part.initialise(key, num_states, own) for _, part, own in self._each(data)])
 
     def maximise(self, values, weights, prior, floor):
+        """Every part by itself."""
         priors = prior if prior is not None else [None] * len(self.parts)
         found = [
             part.maximise(own, weights, p, floor)
@@ -224,27 +245,34 @@ class Product(AbstractEmission):
         return Product(*[f[0] for f in found]), jnp.stack([f[1] for f in found]).any(0)
 
     def log_prior(self, prior):
+        """The sum over the parts."""
         if prior is None:
             return 0.0
         return sum(part.log_prior(p) for part, p in zip(self.parts, prior, strict=True))
 
     def unconstrained(self):
+        """One entry per part."""
         return tuple(part.unconstrained() for part in self.parts)
 
     def constrained(self, free):
+        """Every part from its own entry."""
         return Product(*[part.constrained(f) for part, f in zip(self.parts, free, strict=True)])
 
     def free_counts(self):
+        """Those of all parts."""
         return [count for part in self.parts for count in part.free_counts()]
 
     def permute(self, order):
+        """Every part in the same other order."""
         return Product(*[part.permute(order) for part in self.parts])
 
     @property
     def prior_type(self):
+        """A tuple with one prior, or None, for each part."""
         return tuple
 
     def check_prior(self, prior):
+        """Raise if there is not one prior, or None, for each part, or if a part refuses its own."""
         if prior is None:
             return
         if not isinstance(prior, tuple | list) or len(prior) != len(self.parts):

@@ -45,13 +45,16 @@ class Score(AbstractEmission):
 
     @property
     def num_states(self):
+        """K."""
         return self.size
 
     @property
     def event_shape(self):
+        """Shape of one observation."""
         return self.shape
 
     def scores(self, values):
+        """What the function returns; zero where any of an observation is missing."""
         values, seen = base.observed(values)
         rows = jnp.moveaxis(values, -1, 1)  # (time, row, *event)
         found = jax.vmap(jax.vmap(self.function))(rows)
@@ -61,34 +64,43 @@ class Score(AbstractEmission):
         return jnp.moveaxis(jnp.where(there[..., None], found, 0), 2, 1)
 
     def sample(self, key, states):
+        """Raise: scores are no distribution."""
         raise ValueError("Score gives scores, not a distribution: there is nothing to sample from")
 
     def check(self, data):
+        """Raise for what is infinite or has the wrong shape."""
         base.check_event(data, self.event_shape, "Score")
         base.check_values(data, np.isfinite, "a finite number (NaN would mean missing)")
 
     def initialise(self, key, num_states, data):
+        """The function as it is."""
         return self
 
     def maximise(self, values, weights, prior, floor):
+        """Raise: there is no closed form."""
         raise ValueError(
             "Score has no closed-form M-step: fit with Adam or LBFGS, or hold it by frozen=lambda m: m.emission"
         )
 
     def unconstrained(self):
+        """The floating arrays of the function."""
         return eqx.filter(self.arrays, eqx.is_inexact_array)
 
     def constrained(self, free):
+        """The function with other arrays."""
         return eqx.tree_at(lambda score: score.arrays, self, eqx.combine(free, self.arrays))
 
     def free_counts(self):
+        """The size of every array."""
         return [leaf.size for leaf in jax.tree.leaves(self.arrays)]
 
     def permute(self, order):
+        """Raise: the outputs of a function have a fixed order."""
         raise ValueError("Score: the states of a function cannot be put in another order; permute its outputs instead")
 
     @property
     def prior_type(self):
+        """None."""
         return None
 
 
@@ -99,44 +111,57 @@ class Held(AbstractEmission):
 
     @property
     def num_states(self):
+        """That of the emission that is held."""
         return self.emission.num_states
 
     @property
     def event_shape(self):
+        """That of the emission that is held."""
         return self.emission.event_shape
 
     @property
     def prior_type(self):
+        """That of the emission that is held."""
         return self.emission.prior_type
 
     def scores(self, values):
+        """Those of the emission that is held."""
         return self.emission.scores(values)
 
     def sample(self, key, states):
+        """Draw from the emission that is held."""
         return self.emission.sample(key, states)
 
     def check(self, data):
+        """What the emission that is held refuses."""
         self.emission.check(data)
 
     def initialise(self, key, num_states, data):
+        """Itself."""
         return self
 
     def maximise(self, values, weights, prior, floor):
+        """Itself, with the states that have no weight."""
         return self, weights.sum((0, 2)) <= 0
 
     def log_prior(self, prior):
+        """That of the emission that is held."""
         return self.emission.log_prior(prior)
 
     def unconstrained(self):
+        """Nothing is free."""
         return ()
 
     def constrained(self, free):
+        """Itself."""
         return self
 
     def free_counts(self):
+        """Those of the emission that is held."""
         return self.emission.free_counts()
 
     def permute(self, order):
+        """The emission that is held, in another order."""
         return Held(self.emission.permute(order))
 
 
@@ -177,17 +202,21 @@ class Custom(AbstractEmission):
 
     @property
     def num_states(self):
+        """The last axis of the batch shape."""
         return self._get().batch_shape[-1]
 
     @property
     def event_shape(self):
+        """That of the distribution."""
         return tuple(self._get().event_shape)
 
     @property
     def mean(self):
+        """That of the distribution."""
         return jnp.asarray(self._get().mean)
 
     def scores(self, values):
+        """Its log_prob under every state; zero where any of an observation is missing."""
         values, seen = base.observed(values)
         rows = jnp.moveaxis(values, -1, 1)  # (time, row, *event)
         event = len(self.event_shape)
@@ -203,11 +232,13 @@ class Custom(AbstractEmission):
         return jnp.moveaxis(jnp.where(there[..., None], found, 0), 2, 1)
 
     def sample(self, key, states):
+        """Draws of all states, from which those of `states` are picked."""
         draws = self._get().sample(key, states.shape)  # (*shape, state, *event)
         index = states.reshape(*states.shape, *[1] * (draws.ndim - states.ndim))
         return jnp.take_along_axis(draws, index, axis=states.ndim).squeeze(states.ndim)
 
     def check(self, data):
+        """Raise for what is infinite, has the wrong shape, or lies outside a support that all states share."""
         distribution = self._get()
         name = type(distribution).__name__
         base.check_event(data, self.event_shape, name)
@@ -219,15 +250,18 @@ class Custom(AbstractEmission):
             base.check_values(data, lambda _: np.asarray(inside), f"in the support of {name}")
 
     def initialise(self, key, num_states, data):
+        """The distribution as it is."""
         return self
 
     def maximise(self, values, weights, prior, floor):
+        """Raise: there is no closed form."""
         raise ValueError(
             "Custom has no closed-form M-step: fit with Adam or LBFGS, giving make and free, or hold it by "
             "frozen=lambda m: m.emission"
         )
 
     def unconstrained(self):
+        """The free parameters that `make` takes."""
         if self.make is None:
             raise ValueError(
                 "Custom: to learn a distribution by gradient give make and free instead of an object, or hold it by "
@@ -236,16 +270,20 @@ class Custom(AbstractEmission):
         return self.free
 
     def constrained(self, free):
+        """The distribution that `make` gives for other parameters."""
         return Custom(make=self.make, free=free)
 
     def free_counts(self):
+        """The size of every array."""
         return [np.size(leaf) for leaf in jax.tree.leaves((self.distribution, self.free))]
 
     def permute(self, order):
+        """Raise: what the arrays of somebody else's distribution mean is not known here."""
         raise ValueError("Custom: the states of somebody else's distribution cannot be put in another order")
 
     @property
     def prior_type(self):
+        """None."""
         return None
 
     def __repr__(self):

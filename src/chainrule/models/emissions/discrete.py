@@ -12,7 +12,7 @@ from jaxtyping import Array, Float
 
 from ...inference.logspace import safe_log
 from . import base
-from .base import AbstractEmission, Parameter
+from .base import AbstractEmission, AbstractFamily, Parameter
 
 
 class Dirichlet(NamedTuple):
@@ -84,18 +84,22 @@ class Categorical(AbstractEmission):
 
     @property
     def num_states(self):
+        """K, or None for a family."""
         return None if self.probs is None else self.probs.shape[0]
 
     @property
     def event_shape(self):
+        """A symbol is one number."""
         return ()
 
     @property
     def mean(self):
+        """Expected symbol of each state, of use where symbols are counts."""
         base.parameters(self)
         return self.probs @ jnp.arange(self.probs.shape[1], dtype=self.probs.dtype)
 
     def scores(self, values):
+        """Look up log probs[k, x]; −inf for a symbol that does not exist, which only traced data can hold."""
         values, seen = base.observed(values)
         symbols = values.astype(jnp.int32)
         symbols = jnp.where(symbols < 0, self.probs.shape[1], symbols)  # or they would count from the end
@@ -104,9 +108,11 @@ class Categorical(AbstractEmission):
         return jnp.moveaxis(jnp.where(seen[..., None], found, 0), 2, 1)
 
     def sample(self, key, states):
+        """One symbol for each entry of `states`."""
         return jax.random.categorical(key, jnp.log(self.probs)[states]).astype(jnp.int32)
 
     def check(self, data):
+        """Raise for what is not an integer from 0 to V − 1."""
         base.check_event(data, (), "Categorical")
         size = self._size()
         limit = np.inf if size is None else size
@@ -123,6 +129,7 @@ class Categorical(AbstractEmission):
         return self.num_symbols if self.probs is None else self.probs.shape[1]
 
     def initialise(self, key, num_states, data):
+        """Random rows around the frequencies of the symbols; every symbol stays possible."""
         symbols = base.observations(data)
         symbols = symbols[~np.isnan(symbols)].astype(int)
         size = self._size() or int(symbols.max(initial=0)) + 1
@@ -132,6 +139,7 @@ class Categorical(AbstractEmission):
         return Categorical(rows / rows.sum(1, keepdims=True))
 
     def maximise(self, values, weights, prior, floor):
+        """Relative weighted counts, plus pseudo-counts; a symbol that was possible stays possible."""
         values, seen = base.observed(values)
         weights = jnp.where(seen[:, None] if seen.ndim else seen, weights, 0)
         columns = jnp.moveaxis(weights, 1, 2).reshape(-1, weights.shape[1])
@@ -145,26 +153,32 @@ class Categorical(AbstractEmission):
         return Categorical(probs), total <= 0
 
     def log_prior(self, prior):
+        """Σ (concentration − 1) log probs over what is possible."""
         if prior is None:
             return 0.0
         pseudo = jnp.broadcast_to(jnp.asarray(prior.concentration, self.probs.dtype) - 1, self.probs.shape)
         return _weighted_log(pseudo, self.probs).sum()
 
     def unconstrained(self):
+        """Logits of each row."""
         return jnp.log(jnp.where(self.probs > 0, self.probs, 1))
 
     def constrained(self, free):
+        """Softmax of the logits among the possible symbols."""
         allowed = self.probs > 0
         return Categorical(masked_softmax(free, allowed))
 
     def free_counts(self):
+        """Possible symbols, less one per row."""
         return [int((np.asarray(self.probs) > 0).sum() - self.probs.shape[0])]
 
     def permute(self, order):
+        """Rows in another order."""
         return Categorical(self.probs[order])
 
     @property
     def prior_type(self):
+        """`Dirichlet`."""
         return Dirichlet
 
 
@@ -173,7 +187,7 @@ def masked_softmax(logits, allowed):
     return jnp.where(allowed, jax.nn.softmax(jnp.where(allowed, logits, -jnp.inf), axis=-1), 0)
 
 
-class Bernoulli(AbstractEmission):
+class Bernoulli(AbstractFamily):
     """Flags, one or several independent ones per step: p(x = 1 | k) = probs[k].
 
     Args:
@@ -190,38 +204,35 @@ class Bernoulli(AbstractEmission):
         base.require("Bernoulli: probs", self.probs, lambda p: (p >= 0) & (p <= 1), "a probability")
 
     @property
-    def num_states(self):
-        return None if self.probs is None else self.probs.shape[0]
-
-    @property
-    def event_shape(self):
-        return None if self.probs is None else self.probs.shape[1:]
-
-    @property
-    def mean(self):
-        base.parameters(self)
+    def location(self):
+        """The probabilities."""
         return self.probs
 
     def scores(self, values):
+        """The log of probs[k] for a 1, and of 1 − probs[k] for a 0, summed over flags."""
         values, seen = base.observed(values)
         x = values.astype(self.probs.dtype)[:, None]
         probs = self.probs[None, ..., None]
         return _over_features(jnp.where(x > 0, safe_log(probs), safe_log(1 - probs)), seen)
 
     def sample(self, key, states):
+        """One flag, or vector of flags, for each entry of `states`."""
         return jax.random.bernoulli(key, self.probs[states]).astype(jnp.int32)
 
     def check(self, data):
+        """Raise for what is neither 0 nor 1."""
         base.check_event(data, self.event_shape, "Bernoulli")
         base.check_values(data, lambda x: (x == 0) | (x == 1), "0 or 1")
 
     def initialise(self, key, num_states, data):
+        """Probabilities scattered about the average of the data."""
         rows = base.observations(data)
         average = np.nanmean(rows, axis=0)
         noise = base.generator(key).beta(2, 2, (num_states, *rows.shape[1:]))
         return Bernoulli(0.5 * average + 0.5 * noise)
 
     def maximise(self, values, weights, prior, floor):
+        """Weighted share of ones, plus pseudo-counts; what was possible stays possible."""
         ones, total = _weighted_sums(values, weights, self.probs)
         if prior is not None:
             ones, total = ones + (prior.yes - 1), total + (prior.yes + prior.no - 2)
@@ -231,30 +242,36 @@ class Bernoulli(AbstractEmission):
         return Bernoulli(jnp.where(inside, learned, self.probs)), _empty(total)
 
     def log_prior(self, prior):
+        """Σ (yes − 1) log probs + (no − 1) log(1 − probs)."""
         if prior is None:
             return 0.0
         return (_weighted_log(prior.yes - 1, self.probs) + _weighted_log(prior.no - 1, 1 - self.probs)).sum()
 
     def unconstrained(self):
+        """Logits."""
         inside = (self.probs > 0) & (self.probs < 1)
         return jnp.where(inside, jax.scipy.special.logit(jnp.where(inside, self.probs, 0.5)), 0)
 
     def constrained(self, free):
+        """Sigmoid of the logits; a probability of 0 or 1 is kept."""
         inside = (self.probs > 0) & (self.probs < 1)
         return Bernoulli(jnp.where(inside, jax.nn.sigmoid(free), self.probs))
 
     def free_counts(self):
+        """One per flag and state."""
         return [self.probs.size]
 
     def permute(self, order):
+        """Rows in another order."""
         return Bernoulli(self.probs[order])
 
     @property
     def prior_type(self):
+        """`Beta`."""
         return Beta
 
 
-class Poisson(AbstractEmission):
+class Poisson(AbstractFamily):
     """Counts, one or several independent ones per step: p(x | k) = exp(−rate) rate^x / x!.
 
     Args:
@@ -271,38 +288,35 @@ class Poisson(AbstractEmission):
         base.require("Poisson: rate", self.rate, lambda r: (r > 0) & np.isfinite(r), "a positive finite rate")
 
     @property
-    def num_states(self):
-        return None if self.rate is None else self.rate.shape[0]
-
-    @property
-    def event_shape(self):
-        return None if self.rate is None else self.rate.shape[1:]
-
-    @property
-    def mean(self):
-        base.parameters(self)
+    def location(self):
+        """The rates."""
         return self.rate
 
     def scores(self, values):
+        """Sum of x log rate − rate − log x! over counts."""
         values, seen = base.observed(values)
         x = values.astype(self.rate.dtype)[:, None]
         rate = self.rate[None, ..., None]
         return _over_features(_poisson_log_prob(x, rate), seen)
 
     def sample(self, key, states):
+        """One count, or vector of counts, for each entry of `states`."""
         return jax.random.poisson(key, self.rate[states])
 
     def check(self, data):
+        """Raise for what is not 0, 1, 2, …."""
         base.check_event(data, self.event_shape, "Poisson")
         base.check_values(data, lambda x: (x >= 0) & (x == np.floor(x)) & np.isfinite(x), "a count: 0, 1, 2, …")
 
     def initialise(self, key, num_states, data):
+        """Rates spread over the data."""
         rows = base.observations(data)
         centres = base.spread_centres(key, rows.reshape(len(rows), -1), num_states)
         average = np.nanmean(rows.reshape(len(rows), -1), axis=0) + 1e-3
         return Poisson((0.8 * centres + 0.2 * average).reshape(num_states, *rows.shape[1:]))
 
     def maximise(self, values, weights, prior, floor):
+        """Weighted average count, with the prior as earlier counts."""
         counts, total = _weighted_sums(values, weights, self.rate)
         if prior is not None:
             counts, total = counts + (prior.shape - 1), total + prior.inverse_scale
@@ -310,24 +324,30 @@ class Poisson(AbstractEmission):
         return Poisson(jnp.where(total > 0, rate, self.rate)), _empty(total)
 
     def log_prior(self, prior):
+        """(shape − 1) log rate − inverse_scale · rate, summed."""
         if prior is None:
             return 0.0
         return (_weighted_log(prior.shape - 1, self.rate) - prior.inverse_scale * self.rate).sum()
 
     def unconstrained(self):
+        """Log rates."""
         return jnp.log(self.rate)
 
     def constrained(self, free):
+        """Exponentials of the log rates."""
         return Poisson(jnp.exp(free))
 
     def free_counts(self):
+        """One per count and state."""
         return [self.rate.size]
 
     def permute(self, order):
+        """Rates in another order."""
         return Poisson(self.rate[order])
 
     @property
     def prior_type(self):
+        """`Gamma`."""
         return Gamma
 
 

@@ -14,7 +14,7 @@ from jaxtyping import Array, Float
 from ...inference.rows import certified
 from ...inference.scaled import HIGHEST
 from . import base
-from .base import AbstractEmission, Parameter
+from .base import AbstractFamily, Parameter
 
 LOG_2PI = math.log(2 * math.pi)
 
@@ -35,7 +35,7 @@ class NormalInverseGamma(NamedTuple):
         return {"strength": (0, True), "shape": (0, True), "scale": (0, True)}
 
 
-class Normal(AbstractEmission):
+class Normal(AbstractFamily):
     """Independent normal features: x_d ~ Normal(mean[k, d], variance[k, d]).
 
     Args:
@@ -78,16 +78,8 @@ class Normal(AbstractEmission):
         base.require("Normal: variance", self.variance, lambda v: (v > 0) & np.isfinite(v), "a positive finite number")
 
     @property
-    def num_states(self):
-        return None if self.loc is None else self.loc.shape[0]
-
-    @property
-    def event_shape(self):
-        return None if self.loc is None else self.loc.shape[1:]
-
-    @property
-    def mean(self):
-        base.parameters(self)
+    def location(self):
+        """The means."""
         return self.loc
 
     def _variances(self):
@@ -97,22 +89,26 @@ class Normal(AbstractEmission):
         return self.variance
 
     def scores(self, values):
+        """−½ Σ_d [(x_d − mean)² / variance + log 2π variance], over the features that are there."""
         values, seen = base.observed(values.astype(self.loc.dtype))
         if self.loc.ndim == 1:
             return _log_density(values[:, None], seen[:, None], self.loc[:, None], self.variance[:, None])
         return _log_density(values, seen, self.loc, self._variances())
 
     def sample(self, key, states):
+        """One number or vector for each entry of `states`."""
         noise = jax.random.normal(key, (*states.shape, *self.loc.shape[1:]), self.loc.dtype)
         return self.loc[states] + noise * jnp.sqrt(self._variances())[states]
 
     def check(self, data):
+        """Raise for what is infinite or has the wrong shape."""
         base.check_event(data, self.event_shape, "Normal")
         if len(data.event_shape) > 1:
             raise ValueError(f"Normal: observations must be numbers or vectors, got event shape {data.event_shape}")
         base.check_values(data, np.isfinite, "a finite number (NaN would mean missing)")
 
     def initialise(self, key, num_states, data):
+        """Means spread over the data, each with the variance of all of it."""
         rows = base.observations(data)
         flat = rows.reshape(len(rows), -1)
         centres = base.spread_centres(key, flat, num_states)
@@ -123,6 +119,7 @@ class Normal(AbstractEmission):
         return Normal(mean, np.broadcast_to(spread, (num_states, flat.shape[1])).reshape(mean.shape))
 
     def maximise(self, values, weights, prior, floor):
+        """Weighted mean and variance of each feature, or the mode under the prior."""
         values, seen = base.observed(values.astype(self.loc.dtype))
         if values.ndim == 2:
             values, seen = values[:, None], seen[:, None]
@@ -147,6 +144,7 @@ class Normal(AbstractEmission):
         return _replace(self, mean, variance), degenerate
 
     def log_prior(self, prior):
+        """Log-density of `NormalInverseGamma` at mean and variance."""
         if prior is None:
             return 0.0
         variance = self._variances()
@@ -155,19 +153,24 @@ class Normal(AbstractEmission):
         return (-(prior.shape + 1.5) * jnp.log(variance) - inverse).sum()
 
     def unconstrained(self):
+        """Means and log variances."""
         return self.loc, jnp.log(self.variance)
 
     def constrained(self, free):
+        """Means, and exponentials of the log variances."""
         return _replace(self, free[0], jnp.exp(free[1]))
 
     def free_counts(self):
+        """Means and variances."""
         return [self.loc.size, self.variance.size]
 
     def permute(self, order):
+        """States in another order."""
         return _replace(self, self.loc[order], self.variance[order])
 
     @property
     def prior_type(self):
+        """`NormalInverseGamma`."""
         return NormalInverseGamma
 
 
@@ -262,7 +265,7 @@ def _slow_moments(values, seen, weights):
 moments = certified(_fast_moments, _slow_moments)
 
 
-class MultivariateNormal(AbstractEmission):
+class MultivariateNormal(AbstractFamily):
     """Correlated normal features: x ~ Normal(mean[k], covariance[k]).
 
     A vector with some features missing counts with its marginal density, and EM fills it in by its conditional
@@ -311,16 +314,8 @@ class MultivariateNormal(AbstractEmission):
                     )
 
     @property
-    def num_states(self):
-        return None if self.loc is None else self.loc.shape[0]
-
-    @property
-    def event_shape(self):
-        return None if self.loc is None else self.loc.shape[1:]
-
-    @property
-    def mean(self):
-        base.parameters(self)
+    def location(self):
+        """The means."""
         return self.loc
 
     def _covariances(self):
@@ -328,6 +323,7 @@ class MultivariateNormal(AbstractEmission):
         return jnp.broadcast_to(self.covariance, (states, features, features))
 
     def scores(self, values):
+        """Log-density of complete vectors, and marginal log-density of incomplete ones."""
         values, seen = base.observed(values.astype(self.loc.dtype))
         rows, present = jnp.moveaxis(values, 1, 2), jnp.moveaxis(seen, 1, 2)  # (time, row, feature)
         partly = present.any(-1) & ~present.all(-1)
@@ -372,17 +368,20 @@ class MultivariateNormal(AbstractEmission):
         )
 
     def sample(self, key, states):
+        """One vector for each entry of `states`."""
         lower = jnp.linalg.cholesky(self._covariances())
         noise = jax.random.normal(key, (*states.shape, self.loc.shape[1]), self.loc.dtype)
         return self.loc[states] + jnp.einsum("...ij,...j->...i", lower[states], noise, precision=HIGHEST)
 
     def check(self, data):
+        """Raise for what is infinite, or no vector of the right length."""
         if len(data.event_shape) != 1:
             raise ValueError(f"MultivariateNormal: observations must be vectors, got event shape {data.event_shape}")
         base.check_event(data, self.event_shape, "MultivariateNormal")
         base.check_values(data, np.isfinite, "a finite number (NaN would mean missing)")
 
     def initialise(self, key, num_states, data):
+        """Means spread over the data, each with the covariance of all of it."""
         rows = base.observations(data)
         centres = base.spread_centres(key, rows, num_states)
         filled = np.where(np.isnan(rows), np.nanmean(rows, axis=0), rows)
@@ -393,6 +392,7 @@ class MultivariateNormal(AbstractEmission):
         return MultivariateNormal(0.8 * centres + 0.2 * filled.mean(0), covariance)
 
     def maximise(self, values, weights, prior, floor):
+        """Weighted mean and covariance, what is missing replaced by its conditional moments."""
         values, seen = base.observed(values.astype(self.loc.dtype))
         weights = jnp.where(seen.any(1)[:, None], weights, 0)  # a vector with nothing in it says nothing
         rows, present = jnp.moveaxis(values, 1, 2), jnp.moveaxis(seen, 1, 2)
@@ -428,25 +428,30 @@ class MultivariateNormal(AbstractEmission):
         return MultivariateNormal(base.guarded(self.loc + shift, self.loc, total), covariance), empty | low
 
     def unconstrained(self):
+        """Means, and Cholesky factors with the logarithm of their diagonal."""
         lower = jnp.linalg.cholesky(self.covariance)
         diagonal = jnp.diagonal(lower, axis1=-2, axis2=-1)
         return self.loc, jnp.tril(lower, -1), jnp.log(diagonal)
 
     def constrained(self, free):
+        """Means, and the product of each Cholesky factor with its transpose."""
         loc, below, log_diagonal = free
         eye = jnp.eye(loc.shape[1], dtype=loc.dtype)
         lower = jnp.tril(below, -1) + jnp.exp(log_diagonal)[..., None] * jnp.broadcast_to(eye, below.shape)
         return MultivariateNormal(loc, jnp.einsum("...ij,...kj->...ik", lower, lower, precision=HIGHEST))
 
     def free_counts(self):
+        """Means, and the lower triangle of each covariance."""
         features = self.loc.shape[1]
         return [self.loc.size, (1 if self.tied else self.loc.shape[0]) * features * (features + 1) // 2]
 
     def permute(self, order):
+        """States in another order; a tied covariance belongs to none of them."""
         return MultivariateNormal(self.loc[order], self.covariance if self.tied else self.covariance[order])
 
     @property
     def prior_type(self):
+        """None: there is no conjugate prior yet."""
         return None
 
 
