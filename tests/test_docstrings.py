@@ -8,19 +8,13 @@ import pytest
 
 import chainrule
 
-OPTIONAL = {"matplotlib", "gymnasium", "arviz"}
 NAMES = ["chainrule", *(module.name for module in pkgutil.walk_packages(chainrule.__path__, "chainrule."))]
 
 
 @pytest.mark.lenient  # examples show what a user gets who has changed no setting
 @pytest.mark.parametrize("name", NAMES)
 def test_examples_run(name):
-    try:
-        module = importlib.import_module(name)
-    except ModuleNotFoundError as error:
-        if error.name not in OPTIONAL:
-            raise
-        pytest.skip(f"{error.name} is not installed")
+    module = importlib.import_module(name)
     report: list[str] = []
     runner = doctest.DocTestRunner()
     for test in doctest.DocTestFinder(exclude_empty=True).find(module, name):
@@ -30,6 +24,4 @@ def test_examples_run(name):
 
 @pytest.mark.parametrize("name", chainrule.__all__)
 def test_public_names_are_described(name):
-    if name in ("io", "load", "save"):
-        pytest.importorskip("chainrule.io")
     assert getattr(chainrule, name).__doc__

@@ -18,7 +18,7 @@ from jaxtyping import Array, Float, Int, Key
 
 from ..forms.chain import Chain
 from . import rows
-from .logspace import logsumexp
+from .logspace import finite, logsumexp
 from .scaled import HIGHEST
 
 
@@ -95,9 +95,9 @@ def filter(chain: Chain) -> Filtered:
     mask = weight > 0
     filtered = jnp.where(mask[:, None], jnp.exp(log_filtered), 0)
     step = transition if transition.ndim == 2 else jnp.where(mask[1:, None, None], transition[1:], 0)
-    step = jnp.exp(step - _finite(step.max((-2, -1), keepdims=True)))  # potentials of any size; normalised below
+    step = jnp.exp(step - finite(step.max((-2, -1), keepdims=True)))  # potentials of any size; normalised below
     moved = jnp.einsum("ti,ij->tj" if step.ndim == 2 else "ti,tij->tj", filtered[:-1], step, precision=HIGHEST)
-    predicted = jnp.concatenate([jnp.exp(initial - _finite(initial.max()))[None], moved])
+    predicted = jnp.concatenate([jnp.exp(initial - finite(initial.max()))[None], moved])
     total = predicted.sum(1, keepdims=True)
     predicted = jnp.where(total > 0, predicted / jnp.where(total > 0, total, 1), 0) * weight[:, None]
     return Filtered(rows.add_up(weight, terms), filtered, predicted, jnp.where(weight > 0, terms, 0))
@@ -116,7 +116,7 @@ def entropy(chain: Chain) -> Float[Array, ""]:
     def body(so_far, x):
         filtered, real, *step = x
         joint = filtered[:, None] + (step[0] if step else transition)
-        log_origin = joint - _finite(logsumexp(joint, 0))[None]  # log p(z_{t−1} = i | z_t = j, potentials up to t)
+        log_origin = joint - finite(logsumexp(joint, 0))[None]  # log p(z_{t−1} = i | z_t = j, potentials up to t)
         origin = jnp.exp(log_origin)
         surprise = jnp.where(origin > 0, so_far[:, None] - jnp.where(origin > 0, log_origin, 0), 0)
         return jnp.where(real, (origin * surprise).sum(0), so_far), None
@@ -159,7 +159,7 @@ def walk_back(key, log_filtered, transition, start, num_samples: int) -> Int[Arr
     later = jnp.concatenate([start[1:], jnp.ones(1, bool)])  # does the next step begin another sequence?
 
     def choose(logits, u):  # inverse cumulative distribution, along axis 1
-        weights = jnp.exp(logits - _finite(logits.max(1, keepdims=True)))
+        weights = jnp.exp(logits - finite(logits.max(1, keepdims=True)))
         edges = jnp.cumsum(weights, 1)
         return (edges <= u[:, None] * edges[:, -1:]).sum(1, dtype=jnp.int32).clip(0, states - 1)
 
@@ -174,10 +174,6 @@ def walk_back(key, log_filtered, transition, start, num_samples: int) -> Int[Arr
     if into.ndim == 3:
         xs = (*xs, jnp.roll(into, -1, axis=0))
     return lax.scan(body, jnp.zeros(num_samples, jnp.int32), xs, reverse=True)[1]
-
-
-def _finite(x):
-    return jnp.where(jnp.isfinite(x), x, 0)
 
 
 def _arrays(chain: Chain):

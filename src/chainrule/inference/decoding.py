@@ -15,6 +15,7 @@ from jaxtyping import Array, Float, Int
 
 from ..forms.chain import Chain
 from .chain import _arrays
+from .logspace import finite
 
 
 class Path(NamedTuple):
@@ -52,7 +53,7 @@ def best_states(initial, transition, node, start) -> Int[Array, "time *row"]:
         matrix = step[0] if step else transition
         came = (score[:, None] + matrix.reshape(*matrix.shape, *extra)).max(0)
         new = jnp.where(begin[None], first, came) + potential
-        return new - _finite(new.max(0))[None], score
+        return new - finite(new.max(0))[None], score
 
     def back(state, x):
         score, begin, *step = x  # `begin` and `step` of the step after
@@ -92,7 +93,7 @@ def k_best(chain: Chain, k: int) -> Path:
         came = (score[:, :, None] + matrix[:, None, :]).reshape(-1, count).T  # (state, previous state × rank)
         best, origin = lax.top_k(came, k)
         new = best + potential[:, None]
-        new = new - _finite(new.max())
+        new = new - finite(new.max())
         still = jnp.broadcast_to(jnp.arange(count * k).reshape(count, k), origin.shape)
         return jnp.where(keep, new, score), jnp.where(keep, origin, still).astype(jnp.int32)
 
@@ -110,7 +111,3 @@ def k_best(chain: Chain, k: int) -> Path:
     missing = ~jnp.isfinite(score.reshape(-1)[final])
     exact = jnp.where(missing, -jnp.inf, jax.vmap(chain.score)(states))
     return Path(jnp.where(real[None] & ~missing[:, None], states, -1), exact)
-
-
-def _finite(x):
-    return jnp.where(jnp.isfinite(x), x, 0)

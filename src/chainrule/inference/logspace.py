@@ -29,6 +29,11 @@ def logsumexp(x: Float[Array, "..."], axis: int) -> Float[Array, "..."]:
     return jnp.where(some, jnp.log(jnp.where(some, total, 1)) + jnp.squeeze(peak, axis), -jnp.inf)
 
 
+def finite(x: Float[Array, "..."]) -> Float[Array, "..."]:
+    """x, with 0 in place of what is not finite."""
+    return jnp.where(jnp.isfinite(x), x, 0)
+
+
 def safe_log(probability: Float[Array, "..."]) -> Float[Array, "..."]:
     """Log p, −inf at 0 with a gradient of 0 there instead of NaN (the double `where`)."""
     some = probability > 0

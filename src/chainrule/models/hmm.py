@@ -242,7 +242,8 @@ class HMM(eqx.Module):
             x: one sequence, whose likelihoods become factors ("x", t). Without it, the prior over `length` states.
             length: T, where no sequence is given.
         """
-        steps = length if x is None else len(x)
+        chain = None if x is None else self.chain(x)
+        steps = length if chain is None else int(chain.mask.sum())
         if steps is None:
             raise ValueError("factor_graph: give a sequence, or a length")
         with np.errstate(divide="ignore"):
@@ -250,8 +251,8 @@ class HMM(eqx.Module):
         factors: dict[Hashable, tuple] = {("initial",): ((("z", 0),), initial)}
         for t in range(1, steps):
             factors["step", t] = ((("z", t - 1), ("z", t)), transition)
-        if x is not None:
-            node = np.asarray(self.chain(x).node, float)[:steps]
+        if chain is not None:
+            node = np.asarray(chain.node, float)
             for t in range(steps):
                 factors["x", t] = ((("z", t),), node[t])
         return FactorGraph({("z", t): self.states for t in range(steps)}, factors)

@@ -254,8 +254,3 @@ def spread_centres(key, rows: np.ndarray, num_states: int) -> np.ndarray:
         chosen = rng.choice(len(rows), p=nearest / total) if total > 0 else rng.integers(len(rows))
         centres.append(int(chosen))
     return rows[centres]
-
-
-def finite(x):
-    """x, with 0 in place of what is not finite."""
-    return jnp.where(jnp.isfinite(x), x, 0)

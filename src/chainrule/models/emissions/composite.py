@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from ...forms.sequences import Sequences
-from ...inference.logspace import logsumexp
+from ...inference.logspace import finite, logsumexp
 from . import base
 from .base import AbstractEmission, Parameter
 from .discrete import masked_softmax
@@ -105,7 +105,7 @@ class Mixture(AbstractEmission):
     def maximise(self, values, weights, prior, floor):
         """Share the weights among the components by their responsibilities, and maximise those."""
         joint = self._joint(values)
-        share = jnp.exp(joint - base.finite(logsumexp(joint, 2))[:, :, None])
+        share = jnp.exp(joint - finite(logsumexp(joint, 2))[:, :, None])
         parts = weights[:, :, None] * share
         component, degenerate = self.component.maximise(
             values, parts.reshape(parts.shape[0], -1, parts.shape[-1]), prior, floor
