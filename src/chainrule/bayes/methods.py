@@ -125,6 +125,32 @@ class Draws(eqx.Module):
         )
 
 
+class AbstractPosterior(eqx.Module):
+    """What every posterior made of draws can tell about them."""
+
+    draws: eqx.AbstractVar[Draws]
+
+    @property
+    def status(self) -> Status:
+        """What the diagnostics say, as advice."""
+        return self.draws.status
+
+    @property
+    def diagnostics(self) -> Diagnostics:
+        """R-hat and effective sample sizes of what can be compared between chains, and what the method noticed."""
+        return self.draws.diagnostics
+
+    @property
+    def history(self) -> Float[Array, " step"]:
+        """Log joint density of each draw (NUTS) or the ELBO estimate of each step (SVI)."""
+        return self.draws.history
+
+    @property
+    def iterations(self) -> int:
+        """NUTS transitions per chain, warm-up included, or SVI steps."""
+        return self.draws.iterations
+
+
 def mixing(
     quantities: dict[str, Float[Array, "draw ..."]], num_chains: int
 ) -> tuple[dict[str, float], dict[str, float]]:

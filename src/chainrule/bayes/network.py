@@ -19,7 +19,7 @@ import numpyro.distributions as dist
 from jaxtyping import Array, ArrayLike, Float, PyTree, Shaped
 
 from .likelihoods import Normal
-from .methods import NUTS, AbstractMethod, Diagnostics, Draws, Status
+from .methods import NUTS, AbstractMethod, AbstractPosterior, Draws
 from .predictive import Predictive
 from .priors import parameters, path_name, resolve
 
@@ -130,7 +130,7 @@ class BNN(eqx.Module):
             rows = np.unique(np.linspace(0, len(inputs) - 1, JUDGED_ROWS).astype(int))
             unknowns = {name: value for name, value in draws.samples.items() if name not in self.priors}
             draws = draws.judged_by({"outputs": _outputs(self, draws.samples, inputs[rows]), **unknowns})
-        return NetworkPosterior(self, draws)
+        return NetworkPosterior(network=self, draws=draws)
 
     def _check_targets(self, x, y):
         """Compare the shape and support of the targets with the likelihood's, without computing anything."""
@@ -162,7 +162,7 @@ class BNN(eqx.Module):
             )
 
 
-class NetworkPosterior(eqx.Module):
+class NetworkPosterior(AbstractPosterior):
     """The posterior of a Bayesian neural network, as draws.
 
     Attributes:
@@ -195,26 +195,6 @@ class NetworkPosterior(eqx.Module):
     def samples(self) -> dict[str, Array]:
         """Draws of every unknown by name, the likelihood's included, shape (draw, …)."""
         return self.draws.samples
-
-    @property
-    def status(self) -> Status:
-        """What the diagnostics say, as advice."""
-        return self.draws.status
-
-    @property
-    def diagnostics(self) -> Diagnostics:
-        """R-hat and effective sample size of the outputs and the likelihood's unknowns, and the method's own."""
-        return self.draws.diagnostics
-
-    @property
-    def history(self) -> Float[Array, " step"]:
-        """Log joint density of each draw (NUTS) or the ELBO estimate of each step (SVI)."""
-        return self.draws.history
-
-    @property
-    def iterations(self) -> int:
-        """NUTS transitions per chain, warm-up included, or SVI steps."""
-        return self.draws.iterations
 
     def predict(self, x_new: Shaped[ArrayLike, "row ..."]) -> Predictive:
         """Predict the targets of new rows.

@@ -18,7 +18,7 @@ from ..models.emissions import Categorical, Mixture, MultivariateNormal, Normal,
 from ..models.emissions.base import observations
 from ..models.hmm import HMM
 from ..models.hmm_engine import posterior as smoothed
-from .methods import NUTS, AbstractMethod, Diagnostics, Draws, Status
+from .methods import NUTS, AbstractMethod, AbstractPosterior, Draws
 from .priors import expand_prior
 
 
@@ -83,10 +83,10 @@ def posterior(
             reference = jax.tree.map(lambda leaf: leaf[best], models)
         models = _aligned(models, packed, reference)
         draws = draws.judged_by(dict(_arrays(models)))
-    return ModelPosterior(models, draws)
+    return ModelPosterior(models=models, draws=draws)
 
 
-class ModelPosterior(eqx.Module):
+class ModelPosterior(AbstractPosterior):
     """Draws of a model.
 
     Attributes:
@@ -96,26 +96,6 @@ class ModelPosterior(eqx.Module):
 
     models: Any
     draws: Draws
-
-    @property
-    def status(self) -> Status:
-        """What the diagnostics say, as advice."""
-        return self.draws.status
-
-    @property
-    def diagnostics(self) -> Diagnostics:
-        """R-hat, effective sample sizes and what the sampler noticed, after alignment."""
-        return self.draws.diagnostics
-
-    @property
-    def history(self) -> Float[Array, " step"]:
-        """Log-density of each draw (NUTS), or the ELBO at each step (SVI)."""
-        return self.draws.history
-
-    @property
-    def iterations(self) -> int:
-        """Transitions per chain, warm-up included, or SVI steps."""
-        return self.draws.iterations
 
     @property
     def num_draws(self) -> int:
