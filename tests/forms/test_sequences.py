@@ -182,3 +182,29 @@ def test_rows_are_filled():
 def test_bad_data_is_named(sequences, lengths, message):
     with pytest.raises(ValueError, match=message):
         cr.Sequences.pack(sequences, lengths=lengths)
+
+
+def test_padded_rows_with_a_mask_are_the_sequences_inside():
+    padded = np.arange(12.0).reshape(3, 4)
+    mask = np.array([[True, True, False, False], [False, False, True, True], [False, True, True, False]])
+    packed = cr.Sequences.pack(padded, mask=mask)
+    assert [x.tolist() for x in packed.unpack(packed.values)] == [[0, 1], [6, 7], [9, 10]]
+
+
+@pytest.mark.parametrize(
+    ("mask", "message"),
+    [
+        (np.ones((2, 4), bool), "shape"),
+        (np.ones((3, 4)), "booleans"),
+        (np.array([[True] * 4, [False] * 4, [True] * 4]), "sequence 1 has no real step"),
+        (np.array([[True] * 4, [True] * 4, [True, False, True, True]]), "sequence 2 has a hole at step 1"),
+    ],
+)
+def test_masks_that_mean_nothing_are_refused(mask, message):
+    with pytest.raises(ValueError, match=message):
+        cr.Sequences.pack(np.zeros((3, 4)), mask=mask)
+
+
+def test_lengths_and_a_mask_together_are_refused():
+    with pytest.raises(ValueError, match="not both"):
+        cr.Sequences.pack(np.zeros((1, 4)), mask=np.ones((1, 4), bool), lengths=[4])

@@ -49,20 +49,32 @@ class Sequences(eqx.Module):
 
     @classmethod
     def pack(
-        cls, sequences: "Sequences | Sequence | np.ndarray | Array", *, lengths: Sequence[int] | None = None
+        cls,
+        sequences: "Sequences | Sequence | np.ndarray | Array",
+        *,
+        lengths: Sequence[int] | None = None,
+        mask: np.ndarray | None = None,
     ) -> "Sequences":
-        """Pack one array (a single sequence), a list of arrays, or a concatenation with `lengths`.
+        """Pack one array (a single sequence), a list of arrays, a concatenation with `lengths`, or padded rows with a mask.
 
         Args:
             sequences: arrays of shape (time, *event), all with the same event shape and kind of number.
             lengths: if given, `sequences` is one array that holds sequences of these lengths end to end.
+            mask: if given, `sequences` is one padded array (sequence, time, *event), and True marks its real steps, shape
+                (sequence, time). Padding may lie before, after or on both sides; a hole inside is a missing
+                observation, which is a NaN and not a masked step.
 
         Raises:
-            ValueError: an empty list, an empty sequence, event shapes that differ, or lengths that do not add up.
+            ValueError: an empty list, an empty sequence, event shapes that differ, lengths that do not add up, or a mask
+                that does not fit or has holes.
         """
         if isinstance(sequences, Sequences):
             return sequences
-        if lengths is not None:
+        if mask is not None:
+            if lengths is not None:
+                raise ValueError("give lengths or a mask, not both")
+            arrays = _unpadded(as_numpy(sequences), np.asarray(mask))
+        elif lengths is not None:
             arrays = _split(as_numpy(sequences), lengths)
         elif isinstance(sequences, list | tuple):
             arrays = [as_numpy(x) for x in sequences]
@@ -161,6 +173,21 @@ def _split(array: np.ndarray, lengths: Sequence[int]) -> list[np.ndarray]:
     if sizes.sum() != len(array):
         raise ValueError(f"lengths add up to {sizes.sum()}, but the array has {len(array)} steps")
     return np.split(array, np.cumsum(sizes)[:-1])
+
+
+def _unpadded(array: np.ndarray, mask: np.ndarray) -> list[np.ndarray]:
+    if mask.ndim != 2 or mask.dtype != bool or array.shape[:2] != mask.shape:
+        raise ValueError(
+            f"mask must be booleans of shape (sequence, time) = {array.shape[:2]}, got {mask.dtype} of shape {mask.shape}"
+        )
+    for n, real in enumerate(mask):
+        if not real.any():
+            raise ValueError(f"mask: sequence {n} has no real step; leave it out")
+        inside = np.flatnonzero(real)
+        if inside[-1] - inside[0] >= len(inside):
+            hole = int(inside[0] + np.argmin(real[inside[0] :]))
+            raise ValueError(f"mask: sequence {n} has a hole at step {hole}; mark a missing observation by NaN instead")
+    return [row[real] for row, real in zip(array, mask, strict=True)]
 
 
 def _checked(arrays: list[np.ndarray]) -> list[np.ndarray]:

@@ -25,6 +25,7 @@ from jaxtyping import Array, Float
 
 from ..forms.chain import Chain
 from . import rows, scaled
+from .certificate import certified
 from .chain import ChainMarginals, _arrays
 from .scaled import HIGHEST
 
@@ -127,7 +128,7 @@ def smooth(initial, transition, node, start, weight) -> rows.Smoothed:
     return _SMOOTH(initial, transition, node, start, weight)
 
 
-_SMOOTH = rows.certified(_fast, partial(rows._slow_smooth, True))
+_SMOOTH = certified(_fast, partial(rows._slow_smooth, True))
 
 
 @jax.custom_vjp

@@ -6,20 +6,20 @@ row, and `start[t]` begins a new chain. Each function takes `initial` and `trans
 expected counts over the probabilities, which are finite where the probability is zero.
 
 The scaled engine runs first. Its certificate is looked at once for the whole batch, and only where it fails does
-the log-space engine run. `certified` keeps that so under `jax.vmap`, which would otherwise run both for every call.
+the log-space engine run. The functions of this module decide that inside the program; `on_demand` lets a question about
+concrete data decide between two programs.
 """
 
-from collections.abc import Callable
 from functools import partial
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jax import lax
-from jax.custom_batching import custom_vmap
+import numpy as np
 from jaxtyping import Array, Bool, Float
 
-from . import logspace, scaled
+from . import certificate, logspace, scaled
+from .certificate import certified
 
 
 class Smoothed(NamedTuple):
@@ -38,31 +38,6 @@ class Smoothed(NamedTuple):
     transition: Float[Array, "*time state state"]
     initial_count: Float[Array, " state"]
     transition_count: Float[Array, "*time state state"]
-
-
-def certified(fast: Callable[..., tuple[Any, Bool[Array, ""]]], slow: Callable[..., Any]) -> Callable[..., Any]:
-    """`fast(*args)` where its certificate holds, `slow(*args)` where it does not, decided once for a whole batch."""
-
-    @custom_vmap
-    def run(*args):
-        result, trusted = fast(*args)
-        return lax.cond(jnp.all(trusted), lambda: result, lambda: slow(*args))
-
-    @run.def_vmap
-    def batched(axis_size, in_batched, *args):
-        axes = tuple(jax.tree.map(lambda b: 0 if b else None, tree) for tree in in_batched)
-        batch = partial(jax.vmap, in_axes=axes, axis_size=axis_size)
-        result = certified(batch(fast), batch(slow))(*args)
-        return result, jax.tree.map(lambda _: True, result)
-
-    # Engines carry their own gradients; what else is differentiated, and second derivatives, go through the slow way.
-    differentiable = jax.custom_jvp(lambda *args: run(*args))  # noqa: PLW0108
-
-    @differentiable.defjvp
-    def push(primals, tangents):
-        return differentiable(*primals), jax.jvp(slow, primals, tangents)[1]
-
-    return differentiable
 
 
 def _weigh(log, initial, transition, log_likelihood, start) -> scaled.Weights:
@@ -142,10 +117,8 @@ def _log_terms(log, initial, transition, log_likelihood, start):
 
 
 # Structural zeros void the one-sided certificate; the two-sided one is still far cheaper than log space.
-_TERMS = {
-    log: certified(partial(_fast_terms, log), certified(partial(_swept_terms, log), partial(_log_terms, log)))
-    for log in (False, True)
-}
+_CAREFUL_TERMS = {log: certified(partial(_swept_terms, log), partial(_log_terms, log)) for log in (False, True)}
+_TERMS = {log: certified(partial(_fast_terms, log), _CAREFUL_TERMS[log]) for log in (False, True)}
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(0,))
@@ -201,3 +174,73 @@ def add_up(weight: Float[Array, "time *row"], terms: Float[Array, "time *row"]) 
     """Σ weight · terms where the weight is not zero, summed in two levels so that float32 rounding stays small."""
     used = jnp.where(weight != 0, weight * terms, 0).reshape(-1)
     return jnp.pad(used, (0, -used.size % 256)).reshape(-1, 256).sum(1).sum()
+
+
+class Scaled:
+    """The scaled engine alone, for one program; `certificates` holds what its answers say of themselves."""
+
+    def __init__(self):
+        self.certificates: list[Bool[Array, ""]] = []
+
+    @property
+    def trusted(self) -> Bool[Array, ""]:
+        """Whether all answers may be relied on."""
+        return jnp.stack(self.certificates).all()
+
+    def _trust(self, answer, trusted):
+        self.certificates.append(trusted)
+        return answer
+
+    def smooth(self, *args, log=False) -> Smoothed:
+        """As the module's `smooth`."""
+        return self._trust(*_fast_smooth(log, *args))
+
+    def log_filter(self, *args, log=False):
+        """As the module's `log_filter`."""
+        return self._trust(*_fast_filter(log, *args))
+
+    def terms(self, log, *args):
+        """As the module's `terms`, without its gradient."""
+        return self._trust(*_fast_terms(log, *args))
+
+    def total(self, log, *args):
+        """As the module's `total`, without its gradient."""
+        return add_up(args[-1], self.terms(log, *args[:-1]))
+
+
+class Careful:
+    """What answers once the scaled engine's certificate has failed."""
+
+    @staticmethod
+    def smooth(*args, log=False) -> Smoothed:
+        """As the module's `smooth`."""
+        return _slow_smooth(log, *args)
+
+    @staticmethod
+    def log_filter(*args, log=False):
+        """As the module's `log_filter`."""
+        return _slow_filter(log, *args)
+
+    @staticmethod
+    def terms(log, *args):
+        """As the module's `terms`, without its gradient."""
+        return _CAREFUL_TERMS[log](*args)
+
+    @staticmethod
+    def total(log, *args):
+        """As the module's `total`, without its gradient."""
+        return add_up(args[-1], _CAREFUL_TERMS[log](*args[:-1]))
+
+
+class Either:
+    """The functions of this module: the program itself decides, so its answers can always be relied on."""
+
+    trusted = np.True_
+
+    smooth = staticmethod(smooth)
+    log_filter = staticmethod(log_filter)
+    terms = staticmethod(terms)
+    total = staticmethod(total)
+
+
+on_demand = partial(certificate.on_demand, optimist=Scaled, careful=Careful, either=Either)

@@ -2,7 +2,8 @@
 
 A model takes part by four methods:
 
-- `expect(data) -> (log_prob, expectations)`: the log-likelihood, and what is expected of the hidden variables;
+- `expect(data, engine) -> (log_prob, expectations)`: the log-likelihood, and what is expected of the hidden variables,
+  by the engine that it is given (see `chainrule.inference.rows`);
 - `total(data) -> log_prob`: the log-likelihood alone;
 - `maximise(data, expectations, prior, floor) -> (model, degenerate)`: the parameters that explain the expectations best;
 - `log_prior(prior)`: the log-density of the prior at the parameters.
@@ -12,6 +13,7 @@ Each iteration can only raise the objective (Dempster, Laird and Rubin 1977).
 """
 
 from functools import partial
+from typing import Any, NamedTuple
 
 import equinox as eqx
 import jax
@@ -20,6 +22,7 @@ import numpy as np
 from jax import lax
 
 from ..forms.sequences import bucket
+from ..inference import rows
 from . import progress
 from .fit import Fit, Status
 
@@ -49,21 +52,26 @@ class EM(eqx.Module):
 
     def run(self, models, data, prior, frozen, *, show_progress: bool = False):
         """Improve a batch of models (leading axis) side by side; see `Outcome`."""
+        dtype = jnp.result_type(*[x for x in jax.tree.leaves(models) if jnp.issubdtype(x.dtype, jnp.floating)])
+        tolerance, floor = (jnp.asarray(x, dtype) for x in (self.tolerance, self.min_variance))
+        state = _start(models, dtype, bucket(self.max_iterations + 1))
         with progress.bar("EM", total=self.max_iterations, enabled=show_progress) as token:
-            dtype = jnp.result_type(*[x for x in jax.tree.leaves(models) if jnp.issubdtype(x.dtype, jnp.floating)])
-            tolerance, floor = (jnp.asarray(x, dtype) for x in (self.tolerance, self.min_variance))
-            outcome = _em(
-                models,
-                data,
-                prior,
-                tolerance,
-                self.max_iterations,
-                floor,
-                token,
-                frozen=frozen,
-                size=bucket(self.max_iterations),
-            )
-        return up_to_date(outcome, data, prior)
+            rest = (data, prior, tolerance, self.max_iterations, floor, token)
+            state, trusted = _em(rows.Scaled, state, *rest, frozen=frozen)
+            if not trusted:  # go on from there with the log-space engine at hand
+                state, _ = _em(rows.Either, state, *rest, frozen=frozen)
+        objective = state.objective
+        good = jnp.isfinite(objective)
+        return Outcome(
+            state.models,
+            state.log_prob,
+            objective,
+            state.history,
+            state.iterations,
+            state.done & good,
+            ~good,
+            state.degenerate,
+        )
 
 
 class Outcome(eqx.Module):
@@ -79,51 +87,79 @@ class Outcome(eqx.Module):
     degenerate: jax.Array
 
 
-@partial(jax.jit, static_argnames=("frozen", "size"))
-def _em(models, data, prior, tolerance, max_iterations, floor, token, *, frozen, size):
-    def improve(model, log_prob, objective, done, degenerate):
+class _State(NamedTuple):
+    """What the loop carries; the runs are on the leading axis."""
+
+    step: Any
+    history: Any
+    iterations: Any
+    models: Any
+    log_prob: Any
+    objective: Any
+    done: Any
+    degenerate: Any
+
+
+def _start(models, dtype, size: int) -> _State:
+    runs = jax.tree.leaves(models)[0].shape[0]
+    nothing = np.full(runs, -np.inf, dtype)
+    return _State(
+        step=np.zeros((), np.int32),
+        history=np.full((runs, size), np.nan, dtype),
+        iterations=np.zeros(runs, np.int32),
+        models=models,
+        log_prob=nothing,
+        objective=nothing,
+        done=np.zeros(runs, bool),
+        degenerate=np.zeros((runs, models.num_states), bool),
+    )
+
+
+@partial(jax.jit, static_argnums=0, static_argnames="frozen")
+def _em(engine, state: _State, data, prior, tolerance, max_iterations, floor, token, *, frozen):
+    """Iterate to the end, or until a certificate fails that `engine` cannot do without; says which.
+
+    A turn beyond the last iteration only finds the objective that the last one led to.
+    """
+
+    def improve(last, model, log_prob, objective, done, degenerate):
         """One iteration of one run; where that gains next to nothing, the model stays the one the objective is of."""
-        new_log_prob, expectations = model.expect(data)
+        asked = engine()
+        new_log_prob, expectations = model.expect(data, asked)
         new_objective = new_log_prob + model.log_prior(prior)
         better, worn = model.maximise(data, expectations, prior, floor)
         better = keep(frozen, model, better)
         # float32 sums of many terms cannot resolve less than a few units in the last place
         least = jnp.where(tolerance < 0, -jnp.inf, jnp.maximum(tolerance, 4 * jnp.finfo(objective.dtype).eps))
         stop = (new_objective - objective <= least * jnp.abs(new_objective)) | ~jnp.isfinite(new_objective)
-        kept = jax.tree.map(lambda new, old: jnp.where(stop, old, new), better, model)
-        return kept, new_log_prob, new_objective, stop, jnp.where(stop, degenerate, worn)
+        stay = stop | last
+        kept = jax.tree.map(lambda new, old: jnp.where(stay, old, new), better, model)
+        run = kept, new_log_prob, new_objective, stop, jnp.where(stay, degenerate, worn)
+        return run, asked.trusted
 
-    def unless_done(function, *run):
-        return lax.cond(run[3], lambda: run, lambda: function(*run))
+    def unless_done(function, last, *run):
+        return lax.cond(run[3], lambda: (run, jnp.array(True)), lambda: function(last, *run))
 
-    def body(state):
-        step, history, iterations, runs_before = state
-        runs_after = side_by_side(improve, data, unless_done)(*runs_before)
-        running = ~runs_before[3]
-        runs_after = jax.tree.map(lambda new, old: jnp.where(_like(running, new), new, old), runs_after, runs_before)
-        _, _, objective, stopped, _ = runs_after
-        history = history.at[:, step].set(jnp.where(running, objective, jnp.nan))
-        progress.report(token, step + 1, objective.max(), last=stopped.all())
-        return step + 1, history, iterations + (~stopped).astype(jnp.int32), runs_after
+    def body(carry):
+        state, _ = carry
+        before = state[3:]
+        last = jnp.broadcast_to(state.step == max_iterations, state.done.shape)
+        after, trusted = side_by_side(improve, data, unless_done)(last, *before)
+        trusted = (trusted | state.done).all()
+        after = jax.tree.map(lambda new, old: jnp.where(_like(~state.done, new), new, old), after, before)
+        objective, stopped = after[2], after[3]
+        history = state.history.at[:, state.step].set(jnp.where(state.done, jnp.nan, objective))
+        iterations = state.iterations + (~stopped & ~last).astype(jnp.int32)
+        reached = jnp.minimum(state.step + 1, max_iterations)
+        progress.report(token, reached, objective.max(), last=(stopped | last).all())
+        new = _State(state.step + 1, history, iterations, *after)
+        return jax.tree.map(lambda new, old: jnp.where(trusted, new, old), new, state), trusted
 
-    runs = jax.tree.leaves(models)[0].shape[0]
-    dtype = jnp.result_type(*[x for x in jax.tree.leaves(models) if jnp.issubdtype(x.dtype, jnp.floating)])
-    states = jax.eval_shape(lambda m: m.maximise(data, m.expect(data)[1], prior, floor)[1], _first(models)).shape[0]
-    nothing = jnp.full(runs, -jnp.inf, dtype)
-    fresh = (models, nothing, nothing, jnp.zeros(runs, bool), jnp.zeros((runs, states), bool))
-    start = (jnp.zeros((), jnp.int32), jnp.full((runs, size), jnp.nan, dtype), jnp.zeros(runs, jnp.int32), fresh)
-    end = lax.while_loop(lambda s: (s[0] < max_iterations) & ~s[3][3].all(), body, start)
-    _, history, iterations, (models, log_prob, objective, done, degenerate) = end
-    return Outcome(
-        models,
-        log_prob,
-        objective,
-        history,
-        iterations,
-        done & jnp.isfinite(objective),
-        ~jnp.isfinite(objective),
-        degenerate,
-    )
+    def going(carry):
+        state, trusted = carry
+        return trusted & (state.step <= max_iterations) & ~state.done.all()
+
+    return lax.while_loop(going, body, (state, jnp.array(True)))
 
 
 SMALL = 20_000  # slots of data up to which several runs are faster as one batch than one after the other
@@ -156,14 +192,6 @@ def evaluate(models, data, prior):
         return log_prob, log_prob + model.log_prior(prior)
 
     return side_by_side(one, data)(models)
-
-
-def up_to_date(outcome: Outcome, data, prior) -> Outcome:
-    """Runs that used up their iterations took one step past their last objective: look once more."""
-    if outcome.converged.all():
-        return outcome
-    log_prob, objective = evaluate(outcome.models, data, prior)
-    return eqx.tree_at(lambda o: (o.log_prob, o.objective), outcome, (log_prob, objective))
 
 
 def _like(flags, array):

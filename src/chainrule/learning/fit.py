@@ -31,7 +31,7 @@ class Fit(eqx.Module):
         status: how the fit ended.
         iterations: how many steps were taken.
         log_prob: log-likelihood of the data under `model`.
-        history: objective (log-likelihood plus log-prior) at each step, first to last.
+        history: objective (log-likelihood plus log-prior) at each step, from the first model to the fitted one.
         restart_objectives: where each restart ended; the best of them is `model`.
         degenerate: for each state, whether it was left without data or its variance met the floor.
         num_parameters: how many numbers were free.

@@ -22,6 +22,7 @@ from ..forms.chain import Chain, assemble, is_concrete
 from ..forms.sequences import Sequences
 from ..graphs.factor_graph import FactorGraph
 from ..graphs.transition_graph import TransitionGraph
+from ..inference.rows import Either
 from ..learning.em import EM
 from ..learning.fit import Fit
 from . import hmm_engine as engine
@@ -220,7 +221,7 @@ class HMM(eqx.Module):
         draws. An impossible sequence has states −1.
         """
         batch, fixed = _prepared(self, data, known)
-        paths, log_prob = engine.sample_posterior(self, key, batch.sequences, fixed, num_samples)
+        paths, log_prob = engine.sample_posterior(self, key, batch.sequences, fixed, num_samples=num_samples)
         states = batch.per_step(paths)
         states = [s.T for s in states] if isinstance(states, list) else states.swapaxes(-1, -2)
         return Path(states, batch.per_sequence(log_prob), self.states)
@@ -356,9 +357,9 @@ class HMM(eqx.Module):
 
     # What the learning strategies ask for
 
-    def expect(self, data: Sequences):
+    def expect(self, data: Sequences, using=Either):
         """Log-likelihood and expectations of the hidden states; see `chainrule.learning.em`."""
-        return engine.expect(self, data)
+        return engine.expect(self, data, using)
 
     def maximise(self, data: Sequences, expectations, prior: HMMPrior, floor):
         """The parameters that explain the expectations best, and which states were degenerate."""

@@ -64,23 +64,23 @@ def _counted(mask, array):
     return jnp.where(mask if mask.ndim == array.ndim else jnp.expand_dims(mask, 1), array, 0)
 
 
-@jax.jit
-def log_prob(model, data: Sequences, known):
+@rows.on_demand
+def log_prob(engine, model, data: Sequences, known):
     """Log p(x) of each sequence."""
     scores, start, mask = _scores(model, data, known)
     if len(data.lengths) == 1:
         weight = mask.astype(scores.dtype)
-        one: Any = rows.total(False, model.initial, model.transition, scores, start, weight)
+        one: Any = engine.total(False, model.initial, model.transition, scores, start, weight)
         return one[None]
-    terms: Any = rows.terms(False, model.initial, model.transition, scores, start)
+    terms: Any = engine.terms(False, model.initial, model.transition, scores, start)
     return data.totals(_rows(terms, data))
 
 
-@jax.jit
-def posterior(model, data: Sequences, known):
+@rows.on_demand
+def posterior(engine, model, data: Sequences, known):
     """Log p(x) of each sequence, marginals, and expected steps over all of them."""
     scores, start, mask = _scores(model, data, known)
-    s = rows.smooth(model.initial, model.transition, scores, start, mask.astype(scores.dtype))
+    s = engine.smooth(model.initial, model.transition, scores, start, mask.astype(scores.dtype))
     return _totals(data, s.terms, mask), _rows(s.marginals, data), s.transition_count
 
 
@@ -90,11 +90,11 @@ def _totals(data, terms, mask):
     return data.totals(_rows(terms, data))
 
 
-@jax.jit
-def filtered(model, data: Sequences, known):
+@rows.on_demand
+def filtered(engine, model, data: Sequences, known):
     """Log p(x), filtered and predicted states, log-constants, and the state after the last step of each sequence."""
     scores, start, mask = _scores(model, data, known)
-    log_filtered, terms = rows.log_filter(model.initial, model.transition, scores, start)
+    log_filtered, terms = engine.log_filter(model.initial, model.transition, scores, start)
     found = jnp.exp(log_filtered)
     moved = jnp.einsum("ti...,ij->tj...", found, model.transition, precision=HIGHEST)
     first = model.initial.reshape(1, -1, *[1] * (scores.ndim - 2))
@@ -147,11 +147,11 @@ def entropy(model, data: Sequences, known):
     return chain_engine.entropy(_chain(model, data, known))
 
 
-@partial(jax.jit, static_argnums=4)
-def sample_posterior(model, key, data: Sequences, known, num_samples: int):
+@rows.on_demand
+def sample_posterior(engine, model, key, data: Sequences, known, *, num_samples: int):
     """Paths (time, sample, row) from p(z | x), and log p(x)."""
     scores, start, mask = _scores(model, data, known)
-    log_filtered, terms = rows.log_filter(model.initial, model.transition, scores, start)
+    log_filtered, terms = engine.log_filter(model.initial, model.transition, scores, start)
     log_transition = jnp.log(model.transition)
     if scores.ndim == 2:
         paths = chain_engine.walk_back(key, log_filtered, log_transition, start, num_samples)[..., None]
@@ -176,10 +176,10 @@ def sample(model, key, length: int, num_samples: int):
 # Learning
 
 
-def expect(model, data: Sequences):
+def expect(model, data: Sequences, engine):
     """The E-step."""
     scores, start, mask = _scores(model, data)
-    s = rows.smooth(model.initial, model.transition, scores, start, mask.astype(scores.dtype))
+    s = engine.smooth(model.initial, model.transition, scores, start, mask.astype(scores.dtype))
     log_likelihood = rows.add_up(mask.astype(scores.dtype), s.terms)
     weights = _rows(_counted(mask, s.marginals), data)
     return log_likelihood, Expectations(weights, s.initial_count, s.transition_count)

@@ -11,7 +11,7 @@ from jax import lax
 from jax.scipy.linalg import solve_triangular
 from jaxtyping import Array, Float
 
-from ...inference.rows import certified
+from ...inference.certificate import certified
 from ...inference.scaled import HIGHEST
 from . import base
 from .base import AbstractFamily, Parameter
