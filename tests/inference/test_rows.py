@@ -26,6 +26,7 @@ class Layout:
     varying: bool
     dtype: str
     log: bool
+    own: bool = False  # transitions of its own for each row
 
 
 LAYOUTS = {
@@ -36,6 +37,8 @@ LAYOUTS = {
     "one row, stacked": Layout(10, None, False, "float32", True),
     "one row, apart": Layout(3, None, False, "float64", True),
     "lanes, time-varying": Layout(3, 4, True, "float32", True),
+    "lanes, each with its own": Layout(3, 4, True, "float32", True, own=True),
+    "lanes, each with its own, probabilities": Layout(3, 4, True, "float64", False, own=True),
 }
 TIME = 9
 
@@ -72,6 +75,8 @@ def make(layout, rng, zeros, spoil=None):
     if spoil is not None:
         spoil(node, start)
     into = np.concatenate([np.zeros((1, layout.states, layout.states)), pair]) if layout.varying else pair
+    if layout.own:
+        into = into[..., None] + rng.normal(size=(*into.shape, layout.lanes))
 
     pieces, weight = [], np.zeros((TIME, *extra))
     for lane in np.ndindex(extra):
@@ -80,7 +85,7 @@ def make(layout, rng, zeros, spoil=None):
             factor = rng.choice([0.0, 1.0, 2.5], p=[0.2, 0.4, 0.4])
             weight[(slice(begin, end), *lane)] = factor
             own = node[(slice(begin, end), slice(None), *lane)]
-            step = pair if pair.ndim == 2 else into[begin + 1 : end]
+            step = pair if pair.ndim == 2 else into[(slice(begin + 1, end), ..., *(lane if layout.own else ()))]
             prefix = [
                 oracles.forward_backward(initial, step if step.ndim == 2 else step[:t], own[: t + 1]).log_partition
                 for t in range(end - begin)
@@ -95,10 +100,11 @@ def make(layout, rng, zeros, spoil=None):
 
 def expected_counts(layout, pieces):
     starts = np.zeros(layout.states)
-    steps = np.zeros((TIME, layout.states, layout.states))
+    steps = np.zeros((TIME, layout.states, layout.states, *((layout.lanes,) if layout.own else ())))
     for piece in pieces:
         starts += piece.weight * piece.truth.marginals[0]
-        steps[piece.begin + 1 : piece.end] += piece.weight * piece.truth.pair_marginals
+        lane = piece.lane if layout.own else ()
+        steps[(slice(piece.begin + 1, piece.end), ..., *lane)] += piece.weight * piece.truth.pair_marginals
     return starts, steps if layout.varying else steps.sum(0)
 
 

@@ -51,13 +51,17 @@ def best_states(initial, transition, node, start) -> Int[Array, "time *row"]:
     def forward(score, x):
         potential, begin, *step = x
         matrix = step[0] if step else transition
-        came = (score[:, None] + matrix.reshape(*matrix.shape, *extra)).max(0)
+        came = (score[:, None] + (matrix if matrix.ndim == 3 else matrix.reshape(*matrix.shape, *extra))).max(0)
         new = jnp.where(begin[None], first, came) + potential
         return new - finite(new.max(0))[None], score
 
     def back(state, x):
         score, begin, *step = x  # `begin` and `step` of the step after
-        arrive = jnp.take(step[0] if step else transition.T, state, axis=0)  # (*row, state): scores of entering `state`
+        matrix = step[0] if step else transition.T
+        if matrix.ndim == 3:  # one for each row
+            arrive = jnp.take_along_axis(matrix, state[None, None], axis=0)[0].T
+        else:
+            arrive = jnp.take(matrix, state, axis=0)  # (*row, state): scores of entering `state`
         total = jnp.moveaxis(score, 0, -1) + jnp.where(begin[..., None], 0, arrive)
         state = total.argmax(-1).astype(jnp.int32)
         return state, state

@@ -15,7 +15,7 @@ class LogWeights(NamedTuple):
     """A chain's log-potentials; shapes as in `scaled.Weights`."""
 
     initial: Float[Array, " state"]
-    transition: Float[Array, "*time state state"]
+    transition: Float[Array, "..."]
     likelihood: Float[Array, "time state *row"]
     start: Bool[Array, "time *row"]
 
@@ -90,7 +90,7 @@ def accumulate(w: LogWeights, filtered, constant, late, weight):
 
     def pairs(early, late, step, weight):
         joint = early[:, None] + late[None]
-        extra = tuple(range(2, joint.ndim))
+        extra = tuple(range(2, joint.ndim)) if w.transition.ndim < 4 else ()
         weight = weight[None, None]
         return _times(jnp.exp(joint), weight).sum(extra), _times(jnp.exp(joint + step), weight).sum(extra)
 
@@ -103,11 +103,11 @@ def accumulate(w: LogWeights, filtered, constant, late, weight):
 
     inner = jnp.where(begin, -jnp.inf, ahead)
     steps = (filtered[:-1], inner[1:], weight[1:])
-    nothing = jnp.zeros(w.transition.shape[-2:], w.transition.dtype)
-    if w.transition.ndim == 3:
+    if w.transition.ndim > 2:
         found: Any = lax.scan(body, None, (*steps, w.transition[1:]))[1]
-        by_transition, transition_count = (jnp.concatenate([nothing[None], f]) for f in found)
+        by_transition, transition_count = (jnp.concatenate([jnp.zeros_like(w.transition[:1]), f]) for f in found)
     else:
+        nothing = jnp.zeros_like(w.transition)
         by_transition, transition_count = lax.scan(body, (nothing, nothing), steps)[0]
     return marginals, (by_initial, initial_count), (by_transition, transition_count)
 
@@ -128,7 +128,7 @@ def _column(vector, w: LogWeights):
 
 def _matrix(w: LogWeights, transition):
     step = transition[0] if transition else w.transition
-    return step.reshape(*step.shape, *[1] * (w.likelihood.ndim - 2))
+    return step.reshape(*step.shape, *[1] * (w.likelihood.ndim - step.ndim))
 
 
 def _steps(w: LogWeights):

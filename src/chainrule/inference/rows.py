@@ -1,7 +1,8 @@
 """Sums over all paths of many chains at once: the engine behind every query and every fit.
 
 Chains lie in rows (see `chainrule.forms.sequences`): log-likelihoods are (time, state, row), or (time, state) for one
-row, and `start[t]` begins a new chain. Each function takes `initial` and `transition` either as log-potentials
+row, and `start[t]` begins a new chain. Transitions are (state, state), or one for each step, (time, state, state), or one
+for each step of each row, (time, state, state, row); entry t leads into step t. Each function takes `initial` and `transition` either as log-potentials
 (`log=True`) or as probabilities (`log=False`); the gradient is by what was given, and is the expected counts, or the
 expected counts over the probabilities, which are finite where the probability is zero.
 
@@ -35,9 +36,9 @@ class Smoothed(NamedTuple):
     terms: Float[Array, "time *row"]
     marginals: Float[Array, "time state *row"]
     initial: Float[Array, " state"]
-    transition: Float[Array, "*time state state"]
+    transition: Float[Array, "..."]
     initial_count: Float[Array, " state"]
-    transition_count: Float[Array, "*time state state"]
+    transition_count: Float[Array, "..."]
 
 
 def _weigh(log, initial, transition, log_likelihood, start) -> scaled.Weights:

@@ -37,11 +37,11 @@ SHORT = 4096
 class Weights(NamedTuple):
     """A chain's potentials as numbers between 0 and 1, and the logarithms of what was divided out.
 
-    `transition` is (state, state), or (time, state, state) where entry t leads into step t.
+    `transition` is (state, state), or (time, state, state, *row) where entry t leads into step t.
     """
 
     initial: Float[Array, " state"]
-    transition: Float[Array, "*time state state"]
+    transition: Float[Array, "..."]
     likelihood: Float[Array, "time state *row"]
     start: Bool[Array, "time *row"]
     log_scale: Float[Array, "time *row"]
@@ -57,18 +57,19 @@ class Sweep(NamedTuple):
 
 def weights(
     log_initial: Float[Array, " state"],
-    log_transition: Float[Array, "*time state state"],
+    log_transition: Float[Array, "..."],
     log_likelihood: Float[Array, "time state *row"],
     start: Bool[Array, "time *row"],
 ) -> Weights:
     """Exponentiate log-potentials, each family scaled to a maximum of one."""
     initial_peak = _finite_max(log_initial, None)
-    transition_peak = _finite_max(log_transition, (-2, -1))
+    pair = (0, 1) if log_transition.ndim == 2 else (1, 2)
+    transition_peak = _finite_max(log_transition, pair)
     peak = _finite_max(log_likelihood, 1)
-    varying = transition_peak.reshape(-1, *[1] * (start.ndim - 1))  # (time or 1, …)
+    varying = transition_peak.reshape(*transition_peak.shape, *[1] * (start.ndim - transition_peak.ndim))
     return Weights(
         jnp.exp(log_initial - initial_peak),
-        jnp.exp(log_transition - jnp.expand_dims(transition_peak, (-2, -1))),
+        jnp.exp(log_transition - jnp.expand_dims(transition_peak, pair)),
         jnp.exp(log_likelihood - jnp.expand_dims(peak, 1)),
         start,
         peak + jnp.where(start, initial_peak.reshape([1] * start.ndim), varying),
@@ -102,7 +103,7 @@ def forward(w: Weights, *, floor: bool = False) -> tuple[Float[Array, "time stat
 def sweep(w: Weights) -> Sweep:
     """Both directions, in whichever of three equal ways suits the shape."""
     one_row, small = w.likelihood.ndim == 2, w.likelihood.shape[1] <= SMALL
-    if w.transition.ndim == 3 or (one_row and small and w.likelihood.dtype != jnp.float32):
+    if w.transition.ndim > 2 or (one_row and small and w.likelihood.dtype != jnp.float32):
         return _sweep_apart(w)
     if one_row and not small:
         return _sweep_stacked(w)
@@ -162,7 +163,7 @@ def _forward_step(w: Weights, floor: bool):
     initial = w.initial.reshape(-1, *[1] * (w.likelihood.ndim - 2))
 
     def step(filtered, likelihood, start, transition):
-        predicted = jnp.where(start[None], initial, jnp.dot(transition.T, filtered, precision=HIGHEST))
+        predicted = jnp.where(start[None], initial, _from(transition, filtered))
         joint = predicted * likelihood
         joint = floored(joint) if floor else joint
         constant = joint.sum(0)
@@ -175,10 +176,24 @@ def _backward_step(w: Weights):
     flat = 1 / w.likelihood.shape[1]
 
     def step(backward, likelihood, start, transition):
-        back = floored(jnp.dot(transition, likelihood * backward, precision=HIGHEST))
+        back = floored(_into(transition, likelihood * backward))
         return jnp.where(start[None], flat, back * (1 / back.sum(0))[None])
 
     return step
+
+
+def _from(transition, state):
+    """Σ_i transition[i, j] state[i]; each row may have a matrix of its own."""
+    if transition.ndim == 2:
+        return jnp.dot(transition.T, state, precision=HIGHEST)
+    return (transition * state[:, None]).sum(0)
+
+
+def _into(transition, state):
+    """Σ_j transition[i, j] state[j]."""
+    if transition.ndim == 2:
+        return jnp.dot(transition, state, precision=HIGHEST)
+    return (transition * state[None]).sum(1)
 
 
 def floored(mass):
@@ -207,10 +222,12 @@ def accumulate(w: Weights, s: Sweep, weight: Float[Array, "time *row"]):
     late = w.likelihood * s.backward * jnp.expand_dims(weight / mass, 1)
     begin = jnp.expand_dims(w.start, 1)
     by_initial = _sum_rows(jnp.where(begin, late, 0))
-    early, late = s.filtered[:-1], jnp.where(begin, 0, late)[1:]
-    if w.transition.ndim == 3:
-        inner = jnp.einsum("ti...,tj...->tij", early, late, precision=HIGHEST)
-        by_transition = jnp.concatenate([jnp.zeros_like(w.transition[:1]), inner])
+    # The first step begins a sequence, so nothing wraps round. (Slices of both would be computed anew within the products.)
+    early, late = jnp.roll(s.filtered, 1, axis=0), jnp.where(begin, 0, late)
+    if w.transition.ndim == 4:
+        by_transition = early[:, :, None] * late[:, None]
+    elif w.transition.ndim == 3:
+        by_transition = jnp.einsum("ti...,tj...->tij", early, late, precision=HIGHEST)
     elif late.size * late.shape[1] <= SHORT:
         by_transition = _sum_outer(early, late)
     elif late.ndim == 3 and late.shape[2] >= late.shape[1]:  # (time, state, state) is the smaller array here
