@@ -77,6 +77,7 @@ class Outcome(eqx.Module):
     converged: jax.Array
     failed: jax.Array
     degenerate: jax.Array
+    stalled: jax.Array | np.ndarray | None = None
 
 
 @partial(jax.jit, static_argnames=("frozen", "size"))
@@ -100,7 +101,7 @@ def _em(models, data, prior, tolerance, max_iterations, floor, token, *, frozen,
         step, history, iterations, runs_before = state
         runs_after = side_by_side(improve, data, unless_done)(*runs_before)
         running = ~runs_before[3]
-        runs_after = jax.tree.map(lambda new, old: jnp.where(_like(running, new), new, old), runs_after, runs_before)
+        runs_after = jax.tree.map(lambda new, old: jnp.where(like(running, new), new, old), runs_after, runs_before)
         _, _, objective, stopped, _ = runs_after
         history = history.at[:, step].set(jnp.where(running, objective, jnp.nan))
         progress.report(token, step + 1, objective.max(), last=stopped.all())
@@ -108,7 +109,7 @@ def _em(models, data, prior, tolerance, max_iterations, floor, token, *, frozen,
 
     runs = jax.tree.leaves(models)[0].shape[0]
     dtype = jnp.result_type(*[x for x in jax.tree.leaves(models) if jnp.issubdtype(x.dtype, jnp.floating)])
-    states = jax.eval_shape(lambda m: m.maximise(data, m.expect(data)[1], prior, floor)[1], _first(models)).shape[0]
+    states = jax.eval_shape(lambda m: m.maximise(data, m.expect(data)[1], prior, floor)[1], first(models)).shape[0]
     nothing = jnp.full(runs, -jnp.inf, dtype)
     fresh = (models, nothing, nothing, jnp.zeros(runs, bool), jnp.zeros((runs, states), bool))
     start = (jnp.zeros((), jnp.int32), jnp.full((runs, size), jnp.nan, dtype), jnp.zeros(runs, jnp.int32), fresh)
@@ -139,7 +140,7 @@ def side_by_side(function, data, skip=lambda function, *run: function(*run)):
     def mapped(*args):
         runs = jax.tree.leaves(args)[0].shape[0]
         if runs == 1:
-            return jax.tree.map(lambda leaf: leaf[None], function(*_first(args)))
+            return jax.tree.map(lambda leaf: leaf[None], function(*first(args)))
         if size <= SMALL:
             return jax.vmap(function)(*args)
         return lax.map(lambda run: skip(function, *run), args)
@@ -166,11 +167,13 @@ def up_to_date(outcome: Outcome, data, prior) -> Outcome:
     return eqx.tree_at(lambda o: (o.log_prob, o.objective), outcome, (log_prob, objective))
 
 
-def _like(flags, array):
+def like(flags, array):
+    """Flags with the axes that let them choose along the first axis of an array."""
     return flags.reshape(-1, *[1] * (array.ndim - 1))
 
 
-def _first(tree):
+def first(tree):
+    """The first run of a batch."""
     return jax.tree.map(lambda leaf: leaf[0], tree)
 
 
@@ -207,6 +210,8 @@ def pack_fit(outcome: Outcome, *, num_observations: int, num_parameters: int) ->
         status = Status.IMPOSSIBLE if iterations == 0 and objectives[best] == -np.inf else Status.DIVERGED
     elif np.asarray(outcome.degenerate)[best].any():
         status = Status.DEGENERATE
+    elif outcome.stalled is not None and bool(outcome.stalled[best]):
+        status = Status.STALLED
     else:
         status = Status.CONVERGED if bool(outcome.converged[best]) else Status.MAX_ITERATIONS
     model = jax.tree.map(lambda leaf: leaf[best], outcome.models)
