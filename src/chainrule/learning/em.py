@@ -76,7 +76,7 @@ class Outcome(eqx.Module):
     iterations: jax.Array
     converged: jax.Array
     failed: jax.Array
-    degenerate: jax.Array
+    degenerate: jax.Array | np.ndarray
     stalled: jax.Array | np.ndarray | None = None
 
 

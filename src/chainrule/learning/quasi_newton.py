@@ -31,7 +31,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 DECREASE, CURVATURE = 1e-4, 0.9  # c₁ and c₂: almost any step of a quasi-Newton method is a good one
 TRIALS = 20  # evaluations along one direction
-ROUNDING = 8  # units in the last place by which a value may be wrong
+ROUNDING = 64  # units in the last place by which a value may be wrong, being a sum of many and larger terms
 
 
 class Ending(enum.IntEnum):
@@ -98,7 +98,7 @@ def minimise(
             where rounding hides any gain, and a negative tolerance never.
         gradient_tolerance: stop where no (one-sided) partial derivative is larger than this.
         period: how many iterations to look back, ≥ 1.
-        noise: absolute rounding error of f beyond a few units in its last place, as for a small sum of large terms.
+        noise: absolute rounding error of f, where it is far more than some units in the last place.
         history_size: room for the history, more than `max_iterations`; needed where that is traced.
         report: called in the loop as `report(iterations, value, last=…)`, such as to show progress.
 
@@ -180,7 +180,7 @@ class Search(eqx.Module):
 
 def begin(x: Float[Array, " parameter"], *, memory: int, history_size: int) -> Search:
     """A search that has yet to evaluate its starting point: its first turn steps nowhere."""
-    x = jnp.asarray(x)
+    x = jnp.asarray(x, jnp.result_type(x))  # no weak type, which would change in the loop
     if x.ndim != 1 or not jnp.issubdtype(x.dtype, jnp.floating):
         raise ValueError(f"x has shape {x.shape} and dtype {x.dtype}; give one axis of floats, as ravel_pytree does")
     if memory < 1:
@@ -210,96 +210,89 @@ def advance(value_and_grad: Callable, search: Search, args: tuple, limits: Limit
     """One turn: evaluate the next point, then accept it and choose a new direction, or choose another step."""
     old, dtype = search, search.x.dtype
     eps = jnp.finfo(dtype).eps
-    max_iterations = jnp.minimum(limits.max_iterations, old.history.size - 1)
-    tolerance, steepest, noise = (
-        jnp.asarray(limit, dtype) for limit in (limits.tolerance, limits.gradient_tolerance, limits.noise)
-    )
     penalty = None if l1 is None else jnp.asarray(l1, dtype)
+    starting, tired = old.evaluations == 0, old.trials >= TRIALS - 1
+    x, value, gradient, hoped, found = _evaluate(value_and_grad, old, args, penalty)
 
-    # Evaluate
-    starting = old.evaluations == 0
-    slopes = _one_sided(old.x, old.gradient, penalty)
-    x = old.x + old.step * old.direction
-    bend = None
-    if penalty is not None:
-        orthant = jnp.where(old.x == 0, -jnp.sign(slopes), jnp.sign(old.x))
-        x = jnp.where((penalty > 0) & (x * orthant <= 0), 0, x)
-        bend = penalty * orthant  # gradient of the penalty in this orthant
-    value, gradient = value_and_grad(x, *args)
-    value, gradient = jnp.asarray(value, dtype), jnp.asarray(gradient, dtype)
-    if penalty is not None:
-        value = value + (penalty * jnp.abs(x)).sum()
-
-    # Judge, by the step that was really made: rounding and the orthant may have changed it
-    s, y = x - old.x, gradient - old.gradient
-    hoped = (slopes * s).sum()
-    found = ((gradient if bend is None else gradient + bend) * s).sum()
+    # Judge by the step that was really made: rounding and the orthant may have changed it
     finite = jnp.isfinite(value) & jnp.isfinite(found)
-    fuzz = ROUNDING * eps * jnp.abs(old.value) + noise
+    fuzz = ROUNDING * eps * jnp.abs(old.value) + jnp.asarray(limits.noise, dtype)
     lower = value <= old.value + DECREASE * hoped
-    level = (value <= old.value + fuzz) & (found <= (2 * DECREASE - 1) * hoped)
+    hidden = finite & (-hoped <= fuzz)  # even the whole of the decrease hoped for would not be seen
+    risen = value > old.value + fuzz
+    level = hidden & ~risen & (found <= (2 * DECREASE - 1) * hoped)
     down = finite & (hoped < 0) & (lower | level)
-    tired = old.trials >= TRIALS - 1
-    far_enough = (found >= CURVATURE * hoped) | tired if penalty is None else jnp.bool_(True)
-    accepted = starting | (down & far_enough)
+    flatter = True if penalty is not None else (found >= CURVATURE * hoped) | tired
+    accepted = starting | (down & flatter)
 
     # Where the line search goes on, or ends without a point
     height, slope = jnp.where(finite, value, jnp.inf), found / jnp.where(old.step > 0, old.step, 1)
     here = jnp.stack([old.step, height, slope])
     low, high = jnp.where(down, here, old.low), jnp.where(down, old.high, here)
-    hidden = finite & (-hoped <= fuzz)  # even the whole of the decrease hoped for would not be seen
-    stuck = ~accepted & ~down & (hidden | tired)
-    back = stuck & (low[0] > 0)  # take the point that was low enough after all
+    stuck = ~accepted & ~down & (hidden & (risen | (hoped >= 0)) | tired)
+    back = stuck & (low[0] > 0) & (old.trials < TRIALS)  # take the point that was low enough after all
     lost = stuck & ~back
     step = jnp.where(back, low[0], _next_step(old.low, low, high, here, old.trials, fuzz))
     trials = jnp.where(back, TRIALS, old.trials + 1)
 
-    # Remember
-    x, value, gradient = _choose(accepted, (x, value, gradient), (old.x, old.value, old.gradient))
-    iterations = old.iterations + (accepted & ~starting).astype(jnp.int32)
-    history = _put(old.history, value, iterations)
+    # Remember; a search that is lost forgets, so that it may go straight down
+    moved = accepted & ~starting
     alone = ~(old.pairs.rho > 0).any()
-    pairs = _remember(old.pairs, s, y, accepted & ~starting, eps * jnp.abs(hoped))
-    pairs = eqx.tree_at(lambda p: p.rho, pairs, jnp.where(lost, 0, pairs.rho))
-    direction, slope, plain, largest = lax.cond(
-        accepted | lost,
+    pairs = _remember(old.pairs, x - old.x, gradient - old.gradient, moved, eps * jnp.abs(hoped))
+    pairs = _forget(pairs, lost)
+    x, value, gradient = _choose(accepted, (x, value, gradient), (old.x, old.value, old.gradient))
+    iterations = old.iterations + moved.astype(jnp.int32)
+    history = _put(old.history, value, iterations)
+
+    # Set out anew
+    anew = accepted | lost
+    direction, slope, plain, steepest = lax.cond(
+        anew,
         lambda: _direction(pairs, x, gradient, penalty),
         lambda: (old.direction, slope, jnp.bool_(False), slope),
     )
-    pairs = eqx.tree_at(lambda p: p.rho, pairs, jnp.where(plain, 0, pairs.rho))
-
-    # Stop, or set out anew
-    gained = _take(old.history, jnp.maximum(iterations - limits.period, 0)) - value
-    share = jnp.where(tolerance < 0, -jnp.inf, jnp.maximum(tolerance, 4 * eps))  # sums resolve no less than this
-    least = jnp.where(tolerance < 0, -jnp.inf, jnp.maximum(share * jnp.abs(value), noise))
-    settled = ((iterations >= limits.period) & (gained <= least)) | (largest <= steepest)
-    status = jnp.select(
-        [
-            starting & ~finite,
-            lost & alone & hidden,
-            lost & alone,
-            accepted & settled,
-            accepted & (iterations >= max_iterations),
-        ],
-        [
-            jnp.int32(ending)
-            for ending in (
-                Ending.NOT_FINITE,
-                Ending.CONVERGED,
-                Ending.STALLED,
-                Ending.CONVERGED,
-                Ending.MAX_ITERATIONS,
-            )
-        ],
-        jnp.int32(Ending.RUNNING),
-    )
-    anew = accepted | lost
+    pairs = _forget(pairs, plain)
     step, trials = jnp.where(anew, 1, step), jnp.where(anew, 0, trials)
     low = jnp.where(anew, jnp.stack([jnp.zeros_like(value), value, slope]), low)
     high = jnp.where(anew, jnp.inf, high)
-    return Search(
-        x, value, gradient, direction, step, low, high, trials, pairs, history, iterations, old.evaluations + 1, status
+
+    converged = accepted & _settled(history, iterations, value, steepest, limits)
+    enough = accepted & (iterations >= jnp.minimum(limits.max_iterations, history.size - 1))
+    endings = {
+        Ending.NOT_FINITE: starting & ~finite,
+        Ending.CONVERGED: converged | (lost & alone & hidden),
+        Ending.STALLED: lost & alone,
+        Ending.MAX_ITERATIONS: enough,
+    }
+    status = jnp.select(list(endings.values()), [jnp.int32(e) for e in endings], jnp.int32(Ending.RUNNING))
+    counts = (iterations, old.evaluations + 1, status)
+    return Search(x, value, gradient, direction, step, low, high, trials, pairs, history, *counts)
+
+
+def _evaluate(value_and_grad, old: Search, args, penalty):
+    """The next point with its value and gradient, and the change along the way there by the slopes at its two ends."""
+    x, bend = old.x + old.step * old.direction, 0
+    slopes = _one_sided(old.x, old.gradient, penalty)
+    if penalty is not None:
+        orthant = jnp.where(old.x == 0, -jnp.sign(slopes), jnp.sign(old.x))
+        x = jnp.where((penalty > 0) & (x * orthant <= 0), 0, x)
+        bend = penalty * orthant  # gradient of the penalty in this orthant
+    value, gradient = (jnp.asarray(found, x.dtype) for found in value_and_grad(x, *args))
+    if penalty is not None:
+        value = value + (penalty * jnp.abs(x)).sum()
+    s = x - old.x
+    return x, value, gradient, (slopes * s).sum(), ((gradient + bend) * s).sum()
+
+
+def _settled(history, iterations, value, steepest, limits: Limits):
+    """Whether the last few iterations together gained next to nothing, or the gradient vanishes."""
+    tolerance, noise, flat = (
+        jnp.asarray(limit, value.dtype) for limit in (limits.tolerance, limits.noise, limits.gradient_tolerance)
     )
+    gained = _take(history, jnp.maximum(iterations - limits.period, 0)) - value
+    share = jnp.maximum(tolerance, 4 * jnp.finfo(value.dtype).eps)  # sums resolve no less than this
+    least = jnp.where(tolerance < 0, -jnp.inf, jnp.maximum(share * jnp.abs(value), noise))
+    return ((iterations >= limits.period) & (gained <= least)) | (steepest <= flat)
 
 
 def _choose(flag: Bool[Array, ""], yes, no):
@@ -331,6 +324,10 @@ def _remember(pairs: Pairs, s, y, new: Bool[Array, ""], least) -> Pairs:
         jnp.where(kept, (head + 1) % pairs.rho.size, head),
         jnp.where(kept, curvature / size, pairs.scale),
     )
+
+
+def _forget(pairs: Pairs, flag: Bool[Array, ""]) -> Pairs:
+    return eqx.tree_at(lambda p: p.rho, pairs, jnp.where(flag, 0, pairs.rho))
 
 
 def _take(rows, i):
