@@ -2,9 +2,9 @@
 
 Chains lie in rows (see `chainrule.forms.sequences`): log-likelihoods are (time, state, row), or (time, state) for one
 row, and `start[t]` begins a new chain. Transitions are (state, state), or one for each step, (time, state, state), or one
-for each step of each row, (time, state, state, row); entry t leads into step t. Each function takes `initial` and `transition` either as log-potentials
-(`log=True`) or as probabilities (`log=False`); the gradient is by what was given, and is the expected counts, or the
-expected counts over the probabilities, which are finite where the probability is zero.
+for each step of each row, (time, state, state, row); entry t leads into step t. Each function takes `initial` and
+`transition` either as log-potentials (`log=True`) or as probabilities (`log=False`); the gradient is by what was given,
+and is the expected counts, or the expected counts over the probabilities, which are finite where the probability is zero.
 
 The scaled engine runs first. Its certificate is looked at once for the whole batch, and only where it fails does
 the log-space engine run. The functions of this module decide that inside the program; `on_demand` lets a question about

@@ -84,7 +84,8 @@ class Outcome(eqx.Module):
     iterations: jax.Array
     converged: jax.Array
     failed: jax.Array
-    degenerate: jax.Array
+    degenerate: jax.Array | np.ndarray
+    stalled: jax.Array | np.ndarray | None = None
 
 
 class _State(NamedTuple):
@@ -146,7 +147,7 @@ def _em(engine, state: _State, data, prior, tolerance, max_iterations, floor, to
         last = jnp.broadcast_to(state.step == max_iterations, state.done.shape)
         after, trusted = side_by_side(improve, data, unless_done)(last, *before)
         trusted = (trusted | state.done).all()
-        after = jax.tree.map(lambda new, old: jnp.where(_like(~state.done, new), new, old), after, before)
+        after = jax.tree.map(lambda new, old: jnp.where(like(~state.done, new), new, old), after, before)
         objective, stopped = after[2], after[3]
         history = state.history.at[:, state.step].set(jnp.where(state.done, jnp.nan, objective))
         iterations = state.iterations + (~stopped & ~last).astype(jnp.int32)
@@ -175,7 +176,7 @@ def side_by_side(function, data, skip=lambda function, *run: function(*run)):
     def mapped(*args):
         runs = jax.tree.leaves(args)[0].shape[0]
         if runs == 1:
-            return jax.tree.map(lambda leaf: leaf[None], function(*_first(args)))
+            return jax.tree.map(lambda leaf: leaf[None], function(*first(args)))
         if size <= SMALL:
             return jax.vmap(function)(*args)
         return lax.map(lambda run: skip(function, *run), args)
@@ -194,11 +195,13 @@ def evaluate(models, data, prior):
     return side_by_side(one, data)(models)
 
 
-def _like(flags, array):
+def like(flags, array):
+    """Flags with the axes that let them choose along the first axis of an array."""
     return flags.reshape(-1, *[1] * (array.ndim - 1))
 
 
-def _first(tree):
+def first(tree):
+    """The first run of a batch."""
     return jax.tree.map(lambda leaf: leaf[0], tree)
 
 
@@ -235,6 +238,8 @@ def pack_fit(outcome: Outcome, *, num_observations: int, num_parameters: int) ->
         status = Status.IMPOSSIBLE if iterations == 0 and objectives[best] == -np.inf else Status.DIVERGED
     elif np.asarray(outcome.degenerate)[best].any():
         status = Status.DEGENERATE
+    elif outcome.stalled is not None and bool(outcome.stalled[best]):
+        status = Status.STALLED
     else:
         status = Status.CONVERGED if bool(outcome.converged[best]) else Status.MAX_ITERATIONS
     model = jax.tree.map(lambda leaf: leaf[best], outcome.models)

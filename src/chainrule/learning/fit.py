@@ -17,6 +17,10 @@ class Status(enum.Enum):
         "or more restarts"
     )
     DIVERGED = "the objective became NaN or infinite: lower the learning rate, add a prior, or check the data"
+    STALLED = (
+        "stopped where no step along the gradient improves the objective: check the derivatives of a custom emission, "
+        "start elsewhere, or use Adam"
+    )
     IMPOSSIBLE = "the first model gives some sequence probability zero: allow more transitions or start elsewhere"
 
     def __repr__(self):

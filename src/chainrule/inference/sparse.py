@@ -1,0 +1,158 @@
+"""Products with sparse matrices, by gathers alone.
+
+    (M D)[r] = Σ_c M[r, c] · D[c]          with rows D[c] of a dense array
+
+Rows of M are grouped by how many entries they have. A group of n rows with w entries each is w gathers of n rows of D,
+added up; XLA fuses each gather with its addition, and the array of all gathered rows, (n, w, …), is never there. Rows
+with many entries are cut into chunks, which a second table adds up. The gradient Mᵀ G is the same thing with the table of
+the transpose: no scatter anywhere, so sums have one order and float32 keeps its digits.
+"""
+
+from functools import partial
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, Int
+from scipy import sparse
+
+# Sizes of groups: rows are padded to the next of them.
+WIDTHS = (1, 2, 3, 4, 6, 8, 12, 16, 20, 24, 32)
+CHUNK = WIDTHS[-1]
+
+
+class Gathers(eqx.Module):
+    """A sparse matrix as tables of gathers.
+
+    Attributes:
+        columns: for each group its columns, shape (entry, row of the group); padding points past the last column.
+        values: for each group its values, same shape; None where all entries are one.
+        chunks: the table that adds up the chunks of long rows, or None.
+        place: where the sum of each row is found: in the groups one after the other, then in `chunks`; shape (row,).
+    """
+
+    columns: tuple[Int[np.ndarray, "entry row"], ...]
+    values: tuple[Float[np.ndarray, "entry row"], ...] | None
+    chunks: "Gathers | None"
+    place: Int[np.ndarray, " row"]
+
+    @classmethod
+    def of(cls, matrix: sparse.csr_matrix, dtype=np.float32) -> "Gathers":
+        """Tables of a SciPy matrix in CSR form; host work, linear in its entries."""
+        begin = matrix.indptr.astype(np.int64)
+        count = np.diff(begin)
+        binary = bool((matrix.data == 1).all())
+        padding = matrix.shape[1]
+
+        pieces = np.maximum(-(-count // CHUNK), 1)
+        owner = np.repeat(np.arange(len(count)), pieces)
+        first = np.cumsum(pieces) - pieces
+        begins = begin[owner] + CHUNK * (np.arange(len(owner)) - first[owner])
+        ends = np.minimum(begins + CHUNK, begin[owner + 1])
+        width = np.array(WIDTHS)[np.searchsorted(WIDTHS, np.maximum(ends - begins, 1))]
+
+        columns, values, place, filled = [], [], np.empty(len(owner), np.int64), 0
+        last = max(len(matrix.indices) - 1, 0)
+        for size in WIDTHS:
+            chosen = np.flatnonzero(width == size)
+            if not len(chosen):
+                continue
+            at = begins[chosen] + np.arange(size)[:, None]
+            real = at < ends[chosen]
+            at = np.minimum(at, last)
+            found = matrix.indices[at] if len(matrix.indices) else np.zeros(at.shape, np.int32)
+            columns.append(np.where(real, found, padding).astype(np.int32))
+            if not binary:
+                values.append(np.where(real, matrix.data[at], 0).astype(dtype))
+            place[chosen] = filled + np.arange(len(chosen))
+            filled += len(chosen)
+
+        where, chunks = place[first], None
+        long = np.flatnonzero(pieces > 1)
+        if len(long):
+            parts = [place[first[row] : first[row] + pieces[row]] for row in long]
+            edges = np.concatenate([[0], np.cumsum(pieces[long])])
+            joined = np.concatenate(parts)
+            chunks = cls.of(sparse.csr_matrix((np.ones(len(joined)), joined, edges), shape=(len(long), filled)), dtype)
+            where[long] = filled + np.arange(len(long))
+        return cls(tuple(columns), None if binary else tuple(values), chunks, where.astype(np.int32))
+
+    def __matmul__(self, dense: Float[Array, "column *rest"]) -> Float[Array, "row *rest"]:
+        """The product."""
+        return _product(self, dense)
+
+
+def _product(table: Gathers, dense):
+    zero = jnp.zeros((1, *dense.shape[1:]), dense.dtype)
+    dense = jnp.concatenate([dense, zero])
+    sums = []
+    for group, columns in enumerate(table.columns):
+        terms = [dense[row] for row in jnp.asarray(columns)]
+        if table.values is not None:
+            extra = [1] * (dense.ndim - 1)
+            weights = jnp.asarray(table.values[group])
+            terms = [t * v.reshape(-1, *extra).astype(dense.dtype) for t, v in zip(terms, weights, strict=True)]
+        total = terms[0]
+        for term in terms[1:]:
+            total = total + term
+        sums.append(total)
+    found = jnp.concatenate(sums)
+    if table.chunks is not None:
+        found = jnp.concatenate([found, _product(table.chunks, found)])
+    return found[jnp.asarray(table.place)]
+
+
+class SparseMap(eqx.Module):
+    """Linear map θ ↦ M W(θ) for a sparse M and a dense matrix W whose entries are the parameters, or zero.
+
+    Attributes:
+        matrix, transposed: M and Mᵀ.
+        parameter: which parameter stands at each entry of W, shape (column, label); as many as there are parameters
+            where the entry is zero.
+        entry: at which entry of W, read row by row, each parameter stands, shape (parameter,).
+
+    Example:
+        >>> import jax.numpy as jnp, numpy as np
+        >>> from scipy import sparse
+        >>> from chainrule.inference.sparse import SparseMap
+        >>> matrix = sparse.csr_matrix(np.array([[1., 1., 0.], [0., 1., 0.]]))
+        >>> only = SparseMap.of(matrix, column=np.array([0, 1, 1]), label=np.array([0, 0, 1]), num_labels=2)
+        >>> only(jnp.array([1., 10., 100.])).tolist()
+        [[11.0, 100.0], [10.0, 100.0]]
+    """
+
+    matrix: Gathers
+    transposed: Gathers
+    parameter: Int[np.ndarray, "column label"]
+    entry: Int[np.ndarray, " parameter"]
+
+    @classmethod
+    def of(cls, matrix: sparse.csr_matrix, column, label, num_labels: int, dtype=np.float32) -> "SparseMap":
+        """The map whose parameter p stands at (column[p], label[p])."""
+        entry = column.astype(np.int64) * num_labels + label
+        parameter = np.full(matrix.shape[1] * num_labels, len(entry), np.int32)
+        parameter[entry] = np.arange(len(entry))
+        table, transposed = Gathers.of(matrix, dtype), Gathers.of(matrix.T.tocsr(), dtype)
+        return cls(table, transposed, parameter.reshape(-1, num_labels), entry.astype(np.int32))
+
+    def __call__(self, theta: Float[Array, " parameter"]) -> Float[Array, "row label"]:
+        """M W(θ)."""
+        return _apply(self, theta)
+
+
+@partial(jax.custom_vjp)
+def _apply(table: SparseMap, theta):
+    dense = jnp.concatenate([theta, jnp.zeros(1, theta.dtype)])[jnp.asarray(table.parameter)]
+    return table.matrix @ dense
+
+
+def _apply_forward(table, theta):
+    return _apply(table, theta), table
+
+
+def _apply_backward(table, gradient):
+    return None, (table.transposed @ gradient).reshape(-1)[jnp.asarray(table.entry)]
+
+
+_apply.defvjp(_apply_forward, _apply_backward)
