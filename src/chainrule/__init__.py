@@ -34,6 +34,8 @@ _HOME = {
     "HMM": "models.hmm",
     "HMMPrior": "models.hmm",
     "MarkovChain": "models.markov_chain",
+    "bio_graph": "graphs",
+    "bioes_graph": "graphs",
     "load": "io",
     "save": "io",
 }
@@ -47,6 +49,7 @@ if TYPE_CHECKING:
     from .forms.chain import Chain
     from .forms.sequences import Sequences
     from .forms.transitions import Transitions
+    from .graphs import bio_graph, bioes_graph
     from .graphs.factor_graph import FactorGraph
     from .graphs.transition_graph import TransitionGraph
     from .io import load, save
