@@ -9,7 +9,8 @@ inference engines run on those forms. The packages follow that sentence downward
 - `learning`: how a model is fitted;
 - `models`: what a user builds, fits, queries and samples;
 - `bayes`: posteriors over models and networks, by NumPyro;
-- `plotting`: pictures, by matplotlib.
+- `plotting`: pictures, by matplotlib;
+- `evaluation`: how good predicted labels are.
 
 Everything below loads on first use, so that importing the package costs little more than importing JAX.
 """
@@ -39,13 +40,13 @@ _HOME = {
     "load": "io",
     "save": "io",
 }
-_MODULES = ("bayes", "forms", "graphs", "inference", "io", "learning", "models", "plotting")
+_MODULES = ("bayes", "evaluation", "forms", "graphs", "inference", "io", "learning", "models", "plotting")
 _ALIASES = {"emissions": "models.emissions"}
 
 __all__ = sorted([*_HOME, *_MODULES, *_ALIASES])  # noqa: PLE0605
 
 if TYPE_CHECKING:
-    from . import bayes, forms, graphs, inference, io, learning, models, plotting
+    from . import bayes, evaluation, forms, graphs, inference, io, learning, models, plotting
     from .forms.chain import Chain
     from .forms.sequences import Sequences
     from .forms.transitions import Transitions
