@@ -52,7 +52,7 @@ def close(a, b, tolerance=2e-6):
 @each_cell
 def test_outputs_are_those_of_the_cells(cell):
     net = make(cell, layers=2, bidirectional=True)
-    x = inputs(6)
+    x = inputs(4)
     expected = both_ways(net.layers[1], both_ways(net.layers[0], x))
     close(run(net, x), expected)
     assert net.output_size == expected.shape[1]
@@ -61,19 +61,18 @@ def test_outputs_are_those_of_the_cells(cell):
 @each_cell
 def test_gradients_are_those_of_the_cells(cell):
     net = make(cell, bidirectional=True)
-    weights = inputs(5, 8, seed=2)
+    weights = inputs(3, 8, seed=2)
     fast = eqx.filter_jit(eqx.filter_grad(lambda both: (both[0](both[1]) * weights).sum()))
     slow = eqx.filter_grad(lambda both: (both_ways(both[0].layers[0], both[1]) * weights).sum())
-    close(fast((net, inputs(5))), slow((net, inputs(5))))
+    close(fast((net, inputs(3))), slow((net, inputs(3))))
 
 
-@pytest.mark.parametrize("cell", CELLS[1:])
-def test_gradients_are_finite_differences_with_masks_and_starts(cell):
+def test_gradients_are_finite_differences_with_masks_and_starts():
     mask = jnp.array([False, True, True, False, True, True, False])
     start = jnp.array([True, False, False, False, True, False, False])
 
     with jax.enable_x64(True):
-        net = make(cell, bidirectional=True)
+        net = make(eqx.nn.GRUCell, bidirectional=True)
         x = jax.random.normal(KEY, (7, 3))
         weights = jax.random.normal(KEY, (7, 8))
 
@@ -112,7 +111,7 @@ def test_second_derivatives_are_those_of_the_cells():
 
 @each_cell
 def test_masked_steps_are_as_if_they_were_not_there(cell):
-    net = make(cell, layers=2, bidirectional=True)
+    net = make(cell, bidirectional=True)
     mask = np.array([False, True, True, False, False, True, True, False])  # leading, inner and trailing
     x = inputs(8)
     outputs = run(net, x, jnp.asarray(mask))
@@ -141,8 +140,8 @@ def test_a_masked_start_still_resets():
 
 def test_a_ragged_batch_equals_its_sequences():
     net = make(eqx.nn.LSTMCell, bidirectional=True)
-    lengths = np.array([5, 2, 1])
-    x = jnp.stack([inputs(5, seed=n) for n in range(3)])
+    lengths = np.array([5, 2])
+    x = jnp.stack([inputs(5, seed=n) for n in range(2)])
     x = jnp.where(jnp.arange(5)[None, :, None] < lengths[:, None, None], x, jnp.nan)
     masks = jnp.arange(5)[None] < lengths[:, None]
 
@@ -206,10 +205,10 @@ def test_dropout_acts_between_layers_in_training_only():
 
 @each_cell
 def test_the_dtype_is_that_of_the_parameters(cell):
-    assert make(cell)(inputs(3)).dtype == jnp.float32
+    assert jax.eval_shape(make(cell), inputs(3)).dtype == jnp.float32
     net = make(cell, dtype=jnp.bfloat16)
-    assert net(inputs(3)).dtype == jnp.bfloat16
-    assert net(jnp.ones((3, 3), jnp.int32)).dtype == jnp.bfloat16
+    assert jax.eval_shape(net, inputs(3)).dtype == jnp.bfloat16
+    assert jax.eval_shape(net, jnp.ones((3, 3), jnp.int32)).dtype == jnp.bfloat16
 
 
 def test_cells_without_bias_work():
