@@ -1,7 +1,7 @@
 """Imports go down only, and each heavy dependency stays behind one door.
 
-The layers are `forms → inference → graphs → learning → models → bayes, rl → plotting, io`; each may import those before
-it. `neural` imports none of them, and only the layers above `models` import it.
+The layers are `forms → inference → graphs → learning → models → bayes, rl → plotting, io, evaluation`; each may
+import those before it. `neural` imports none of them, and only the layers above `models` import it.
 """
 
 import ast
@@ -13,9 +13,17 @@ import chainrule
 
 ROOT = Path(chainrule.__file__).parent
 
-_LAYERS = [("forms",), ("inference",), ("graphs",), ("learning",), ("models",), ("bayes", "rl"), ("plotting", "io")]
+_LAYERS = [
+    ("forms",),
+    ("inference",),
+    ("graphs",),
+    ("learning",),
+    ("models",),
+    ("bayes", "rl"),
+    ("plotting", "io", "evaluation"),
+]
 LEVEL = {layer: level for level, layers in enumerate(_LAYERS) for layer in layers}
-ABOVE_MODELS = {"bayes", "rl", "plotting", "io"}
+ABOVE_MODELS = {"bayes", "rl", "plotting", "io", "evaluation"}
 
 # where an outside package may be imported; networkx may be everywhere but in two layers
 ONLY_IN = {

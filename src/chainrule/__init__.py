@@ -8,8 +8,10 @@ inference engines run on those forms. The packages follow that sentence downward
 - `inference`: engines, arrays in and arrays out;
 - `learning`: how a model is fitted;
 - `models`: what a user builds, fits, queries and samples;
+- `neural`: networks as Equinox modules, which models take as callables;
 - `bayes`: posteriors over models and networks, by NumPyro;
-- `plotting`: pictures, by matplotlib.
+- `plotting`: pictures, by matplotlib;
+- `evaluation`: how good predicted labels are.
 
 Everything below loads on first use, so that importing the package costs little more than importing JAX.
 """
@@ -34,19 +36,22 @@ _HOME = {
     "HMM": "models.hmm",
     "HMMPrior": "models.hmm",
     "MarkovChain": "models.markov_chain",
+    "bio_graph": "graphs",
+    "bioes_graph": "graphs",
     "load": "io",
     "save": "io",
 }
-_MODULES = ("bayes", "forms", "graphs", "inference", "io", "learning", "models", "plotting")
+_MODULES = ("bayes", "evaluation", "forms", "graphs", "inference", "io", "learning", "models", "neural", "plotting")
 _ALIASES = {"emissions": "models.emissions"}
 
 __all__ = sorted([*_HOME, *_MODULES, *_ALIASES])  # noqa: PLE0605
 
 if TYPE_CHECKING:
-    from . import bayes, forms, graphs, inference, io, learning, models, plotting
+    from . import bayes, evaluation, forms, graphs, inference, io, learning, models, neural, plotting
     from .forms.chain import Chain
     from .forms.sequences import Sequences
     from .forms.transitions import Transitions
+    from .graphs import bio_graph, bioes_graph
     from .graphs.factor_graph import FactorGraph
     from .graphs.transition_graph import TransitionGraph
     from .io import load, save
