@@ -39,7 +39,7 @@ def test_earthquakes_as_published(method, num_states, value, rates):
     assert fit.status in (cr.Status.CONVERGED, cr.Status.MAX_ITERATIONS)
     assert fit.num_parameters == num_states - 1 + num_states * (num_states - 1) + num_states
     assert fit.history[-1] > fit.history[0]
-    assert len(fit.history) <= method.max_iterations
+    assert len(fit.history) <= method.max_iterations + 1
 
 
 def test_a_second_fit_compiles_nothing():
@@ -96,6 +96,10 @@ def test_the_gradient_of_the_total_is_that_of_finite_differences():
         (lambda: cr.Adam(max_iterations=0), "Adam: max_iterations is 0"),
         (lambda: cr.Adam(learning_rate=0.0), r"Adam: learning_rate is 0\.0"),
         (lambda: cr.LBFGS(max_iterations=0), "LBFGS: max_iterations is 0"),
+        (lambda: cr.LBFGS(period=0), "LBFGS: period is 0; at least one"),
+        (lambda: cr.LBFGS(memory=0), "LBFGS: memory is 0; at least one"),
+        (lambda: cr.LBFGS(l1=-1.0), r"LBFGS: l1 is -1\.0; a penalty is a number from 0 on"),
+        (lambda: cr.LBFGS(l2=float("nan")), "LBFGS: l2 is nan"),
     ],
 )
 def test_methods_that_cannot_be(build, message):
@@ -110,3 +114,39 @@ def test_a_wild_step_is_reported_as_divergence():
 
 def test_degenerate_has_an_entry_for_each_state():
     assert quakes(2).fit(X, method=ADAM).degenerate.shape == (2,)
+
+
+def test_lbfgs_tells_every_step_up_to_the_last():
+    short = quakes(3).fit(X, method=cr.LBFGS(max_iterations=7, tolerance=-1.0))
+    assert short.status is cr.Status.MAX_ITERATIONS
+    assert len(short.history) == short.iterations + 1 == 8
+    assert short.history[0] == pytest.approx(float(quakes(3).log_prob(X)), rel=1e-6)
+    assert short.history[-1] == short.log_prob == pytest.approx(float(short.model.log_prob(X)), rel=1e-6)
+    assert (np.diff(short.history) > 0).all()
+
+
+def test_lbfgs_runs_side_by_side_with_a_prior_and_frozen_parts():
+    prior = HMMPrior(transition=2.0)
+    fit = quakes(2).fit(
+        X, method=cr.LBFGS(), prior=prior, restarts=3, key=jax.random.key(0), frozen=lambda m: m.initial
+    )
+    assert fit.status is cr.Status.CONVERGED
+    np.testing.assert_array_equal(fit.model.initial, quakes(2).initial)
+    log_prior = np.log(np.asarray(fit.model.transition, float)).sum()
+    assert fit.restart_objectives.max() == pytest.approx(fit.log_prob + log_prior, rel=1e-5)
+    assert fit.history[-1] == pytest.approx(fit.restart_objectives.max(), rel=1e-6)
+    assert fit.log_prob == pytest.approx(float(fit.model.log_prob(X)), rel=1e-5)
+
+
+def test_lbfgs_from_an_impossible_start():
+    stuck = cr.HMM([1.0, 0.0], np.eye(2), E.Categorical([[1.0, 0.0], [0.0, 1.0]]))
+    fit = stuck.fit(np.array([0, 1]), method=cr.LBFGS(max_iterations=3))
+    assert fit.status is cr.Status.IMPOSSIBLE
+    assert fit.iterations == 0
+    np.testing.assert_array_equal(fit.model.transition, np.eye(2))
+
+
+@pytest.mark.parametrize("penalty", [{"l1": 1.0}, {"l2": 0.5}], ids=["l1", "l2"])
+def test_an_hmm_takes_a_prior_and_no_penalty(penalty):
+    with pytest.raises(ValueError, match=r"has probabilities, not weights.*give fit a prior=…"):
+        quakes(2).fit(X, method=cr.LBFGS(**penalty))

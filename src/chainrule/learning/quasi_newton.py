@@ -30,6 +30,7 @@ from jax import lax
 from jaxtyping import Array, Bool, Float, Int
 
 DECREASE, CURVATURE = 1e-4, 0.9  # c₁ and c₂: almost any step of a quasi-Newton method is a good one
+NEAR = 100  # a promised decrease of so many rounding errors is the end of what can be reached
 TRIALS = 20  # evaluations along one direction
 ROUNDING = 64  # units in the last place by which a value may be wrong, being a sum of many and larger terms
 
@@ -95,7 +96,8 @@ def minimise(
         memory: how many pairs (s, y) to remember, ≥ 1.
         max_iterations: upper limit on the number of iterations.
         tolerance: stop once `period` iterations together gain at most this share of the objective's size; 0 stops only
-            where rounding hides any gain, and a negative tolerance never.
+            where rounding hides any gain, and a negative tolerance never. What is below a rounding error of the first
+            value counts as that error.
         gradient_tolerance: stop where no (one-sided) partial derivative is larger than this.
         period: how many iterations to look back, ≥ 1.
         noise: absolute rounding error of f, where it is far more than some units in the last place.
@@ -114,7 +116,7 @@ def minimise(
         >>> def loss(x, centre):
         ...     return 0.5 * jnp.sum((x - centre) ** 2)
         >>> found = minimise(jax.value_and_grad(loss), jnp.zeros(3), (jnp.array([3.0, 0.5, -2.0]),), l1=1.0)
-        >>> found.x.tolist()  # each moves towards zero by one, and the small one meets it
+        >>> found.x.round(4).tolist()  # each moves towards zero by one, and the small one meets it
         [2.0, 0.0, -1.0]
 
     References:
@@ -162,6 +164,7 @@ class Search(eqx.Module):
     value: Float[Array, ""]
     gradient: Float[Array, " parameter"]
     direction: Float[Array, " parameter"]
+    slope: Float[Array, ""]  # along the direction, at x
     step: Float[Array, ""]  # to try next
     low: Float[Array, "3"]  # step, value and slope of a trial that was low enough, and still going down
     high: Float[Array, "3"]  # the same of one that went too far
@@ -180,7 +183,8 @@ class Search(eqx.Module):
 
 def begin(x: Float[Array, " parameter"], *, memory: int, history_size: int) -> Search:
     """A search that has yet to evaluate its starting point: its first turn steps nowhere."""
-    x = jnp.asarray(x, jnp.result_type(x))  # no weak type, which would change in the loop
+    x = jnp.asarray(x)
+    x = jnp.asarray(x, x.dtype)  # no weak type, which would change in the loop
     if x.ndim != 1 or not jnp.issubdtype(x.dtype, jnp.floating):
         raise ValueError(f"x has shape {x.shape} and dtype {x.dtype}; give one axis of floats, as ravel_pytree does")
     if memory < 1:
@@ -194,6 +198,7 @@ def begin(x: Float[Array, " parameter"], *, memory: int, history_size: int) -> S
         value=zero,
         gradient=jnp.zeros_like(x),
         direction=jnp.zeros_like(x),
+        slope=zero,
         step=zero,
         low=jnp.zeros(3, x.dtype),
         high=jnp.zeros(3, x.dtype),
@@ -216,18 +221,19 @@ def advance(value_and_grad: Callable, search: Search, args: tuple, limits: Limit
 
     # Judge by the step that was really made: rounding and the orthant may have changed it
     finite = jnp.isfinite(value) & jnp.isfinite(found)
-    fuzz = ROUNDING * eps * jnp.abs(old.value) + jnp.asarray(limits.noise, dtype)
-    lower = value <= old.value + DECREASE * hoped
+    fuzz = ROUNDING * eps * _size(old.value, old.history) + jnp.asarray(limits.noise, dtype)
     hidden = finite & (-hoped <= fuzz)  # even the whole of the decrease hoped for would not be seen
+    near = -old.slope <= NEAR * fuzz  # nor much of what the full step promised
     risen = value > old.value + fuzz
-    level = hidden & ~risen & (found <= (2 * DECREASE - 1) * hoped)
+    lower = (value < old.value) & (value <= old.value + DECREASE * hoped)
+    level = hidden & near & ~risen & (found <= (2 * DECREASE - 1) * hoped)
     down = finite & (hoped < 0) & (lower | level)
     flatter = True if penalty is not None else (found >= CURVATURE * hoped) | tired
     accepted = starting | (down & flatter)
 
     # Where the line search goes on, or ends without a point
-    height, slope = jnp.where(finite, value, jnp.inf), found / jnp.where(old.step > 0, old.step, 1)
-    here = jnp.stack([old.step, height, slope])
+    height, steepness = jnp.where(finite, value, jnp.inf), found / jnp.where(old.step > 0, old.step, 1)
+    here = jnp.stack([old.step, height, steepness])
     low, high = jnp.where(down, here, old.low), jnp.where(down, old.high, here)
     stuck = ~accepted & ~down & (hidden & (risen | (hoped >= 0)) | tired)
     back = stuck & (low[0] > 0) & (old.trials < TRIALS)  # take the point that was low enough after all
@@ -249,7 +255,7 @@ def advance(value_and_grad: Callable, search: Search, args: tuple, limits: Limit
     direction, slope, plain, steepest = lax.cond(
         anew,
         lambda: _direction(pairs, x, gradient, penalty),
-        lambda: (old.direction, slope, jnp.bool_(False), slope),
+        lambda: (old.direction, old.slope, jnp.bool_(False), old.slope),
     )
     pairs = _forget(pairs, plain)
     step, trials = jnp.where(anew, 1, step), jnp.where(anew, 0, trials)
@@ -260,13 +266,13 @@ def advance(value_and_grad: Callable, search: Search, args: tuple, limits: Limit
     enough = accepted & (iterations >= jnp.minimum(limits.max_iterations, history.size - 1))
     endings = {
         Ending.NOT_FINITE: starting & ~finite,
-        Ending.CONVERGED: converged | (lost & alone & hidden),
+        Ending.CONVERGED: converged | (lost & alone & near),
         Ending.STALLED: lost & alone,
         Ending.MAX_ITERATIONS: enough,
     }
     status = jnp.select(list(endings.values()), [jnp.int32(e) for e in endings], jnp.int32(Ending.RUNNING))
     counts = (iterations, old.evaluations + 1, status)
-    return Search(x, value, gradient, direction, step, low, high, trials, pairs, history, *counts)
+    return Search(x, value, gradient, direction, slope, step, low, high, trials, pairs, history, *counts)
 
 
 def _evaluate(value_and_grad, old: Search, args, penalty):
@@ -291,8 +297,13 @@ def _settled(history, iterations, value, steepest, limits: Limits):
     )
     gained = _take(history, jnp.maximum(iterations - limits.period, 0)) - value
     share = jnp.maximum(tolerance, 4 * jnp.finfo(value.dtype).eps)  # sums resolve no less than this
-    least = jnp.where(tolerance < 0, -jnp.inf, jnp.maximum(share * jnp.abs(value), noise))
+    least = jnp.where(tolerance < 0, -jnp.inf, jnp.maximum(share * _size(value, history), noise))
     return ((iterations >= limits.period) & (gained <= least)) | (steepest <= flat)
+
+
+def _size(value, history):
+    """How large the objective is, counting what is nothing beside its first value as that: for a minimum of zero."""
+    return jnp.maximum(jnp.abs(value), jnp.finfo(value.dtype).eps * jnp.abs(history[0]))
 
 
 def _choose(flag: Bool[Array, ""], yes, no):
