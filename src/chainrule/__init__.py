@@ -35,6 +35,11 @@ _HOME = {
     "Status": "learning",
     "HMM": "models.hmm",
     "HMMPrior": "models.hmm",
+    "LinearChainCRF": "models.crf",
+    "attributes": "models.features",
+    "dense": "models.features",
+    "feature_function": "models.features",
+    "templates": "models.features",
     "MarkovChain": "models.markov_chain",
     "bio_graph": "graphs",
     "bioes_graph": "graphs",
@@ -42,7 +47,7 @@ _HOME = {
     "save": "io",
 }
 _MODULES = ("bayes", "evaluation", "forms", "graphs", "inference", "io", "learning", "models", "neural", "plotting")
-_ALIASES = {"emissions": "models.emissions"}
+_ALIASES = {"emissions": "models.emissions", "features": "models.features"}
 
 __all__ = sorted([*_HOME, *_MODULES, *_ALIASES])  # noqa: PLE0605
 
@@ -56,7 +61,9 @@ if TYPE_CHECKING:
     from .graphs.transition_graph import TransitionGraph
     from .io import load, save
     from .learning import EM, LBFGS, Adam, Fit, Status
-    from .models import emissions
+    from .models import emissions, features
+    from .models.crf import LinearChainCRF
+    from .models.features import attributes, dense, feature_function, templates
     from .models.hmm import HMM, HMMPrior
     from .models.markov_chain import MarkovChain
 

@@ -9,6 +9,7 @@ the transpose: no scatter anywhere, so sums have one order and float32 keeps its
 """
 
 from functools import partial
+from typing import Any
 
 import equinox as eqx
 import jax
@@ -38,7 +39,7 @@ class Gathers(eqx.Module):
     place: Int[np.ndarray, " row"]
 
     @classmethod
-    def of(cls, matrix: sparse.csr_matrix, dtype=np.float32) -> "Gathers":
+    def of(cls, matrix: Any, dtype: Any = np.float32) -> "Gathers":
         """Tables of a SciPy matrix in CSR form; host work, linear in its entries."""
         begin = matrix.indptr.astype(np.int64)
         count = np.diff(begin)
@@ -128,7 +129,7 @@ class SparseMap(eqx.Module):
     entry: Int[np.ndarray, " parameter"]
 
     @classmethod
-    def of(cls, matrix: sparse.csr_matrix, column, label, num_labels: int, dtype=np.float32) -> "SparseMap":
+    def of(cls, matrix: Any, column, label, num_labels: int, dtype: Any = np.float32) -> "SparseMap":
         """The map whose parameter p stands at (column[p], label[p])."""
         entry = column.astype(np.int64) * num_labels + label
         parameter = np.full(matrix.shape[1] * num_labels, len(entry), np.int32)

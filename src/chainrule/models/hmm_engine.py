@@ -1,12 +1,11 @@
 """Hidden Markov models on the chain engine: one compiled call per question.
 
 Every function takes a model and `Sequences`; the model's parameters and the data are traced, shapes are static, and the
-jitted functions live here so that asking twice compiles once. Log-likelihoods are (time, state, row); with a single row
-that axis is dropped, because one long chain runs faster as vectors than as a batch of one.
+jitted functions live here so that asking twice compiles once.
 """
 
 from functools import partial
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import equinox as eqx
 import jax
@@ -20,6 +19,7 @@ from ..inference import chain as chain_engine
 from ..inference import decoding, rows
 from ..inference.scaled import HIGHEST
 from ..learning.em import frozen_leaves, pack_fit
+from . import packed
 from .emissions.base import guarded, safe_ratio
 from .emissions.custom import Held
 from .emissions.discrete import Categorical, masked_softmax
@@ -35,29 +35,17 @@ class Expectations(NamedTuple):
     steps: Float[Array, "state state"]
 
 
-def _scores(model, data: Sequences, known=None):
-    """Log-likelihoods, start and mask, the row axis dropped where there is one row; padding scores zero."""
+def _found(model, data: Sequences, known=None):
+    """Log-likelihoods of the observations, −inf where a known state says otherwise."""
     found = model.emission.scores(jnp.asarray(data.values))
     if known is not None:
         allowed = (known[:, None] < 0) | (known[:, None] == jnp.arange(found.shape[1])[None, :, None])
         found = jnp.where(allowed, found, -jnp.inf)
-    found = _written_once(jnp.where(jnp.asarray(data.mask)[:, None], found, 0))
-    if found.shape[-1] == 1:
-        return found[..., 0], jnp.asarray(data.start)[:, 0], jnp.asarray(data.mask)[:, 0]
-    return found, jnp.asarray(data.start), jnp.asarray(data.mask)
+    return found
 
 
-def _written_once(x):
-    """x, kept from being computed anew for each of its uses: XLA on CPU copies cheap producers, but not a concatenation.
-
-    (An optimisation barrier is gone by the time that it fuses.)
-    """
-    return jnp.concatenate([x[:1], x[1:]]) if x.shape[0] > 1 else x
-
-
-def _rows(array, like: Sequences):
-    """Put the row axis back."""
-    return array[..., None] if like.values.shape[-1] == 1 else array
+def _scores(model, data: Sequences, known=None):
+    return packed.squeezed(_found(model, data, known), data)
 
 
 def _counted(mask, array):
@@ -67,27 +55,15 @@ def _counted(mask, array):
 @rows.on_demand
 def log_prob(engine, model, data: Sequences, known):
     """Log p(x) of each sequence."""
-    scores, start, mask = _scores(model, data, known)
-    if len(data.lengths) == 1:
-        weight = mask.astype(scores.dtype)
-        one: Any = engine.total(False, model.initial, model.transition, scores, start, weight)
-        return one[None]
-    terms: Any = engine.terms(False, model.initial, model.transition, scores, start)
-    return data.totals(_rows(terms, data))
+    scores = _found(model, data, known)
+    return packed.log_partition(engine, False, model.initial, model.transition, scores, data)
 
 
 @rows.on_demand
 def posterior(engine, model, data: Sequences, known):
     """Log p(x) of each sequence, marginals, and expected steps over all of them."""
-    scores, start, mask = _scores(model, data, known)
-    s = engine.smooth(model.initial, model.transition, scores, start, mask.astype(scores.dtype))
-    return _totals(data, s.terms, mask), _rows(s.marginals, data), s.transition_count
-
-
-def _totals(data, terms, mask):
-    if len(data.lengths) == 1:
-        return rows.add_up(mask.astype(terms.dtype), terms)[None]
-    return data.totals(_rows(terms, data))
+    scores = _found(model, data, known)
+    return packed.posterior(engine, False, model.initial, model.transition, scores, data)
 
 
 @rows.on_demand
@@ -101,26 +77,21 @@ def filtered(engine, model, data: Sequences, known):
     before = jnp.concatenate([jnp.broadcast_to(first, moved[:1].shape), moved[:-1]])
     predicted = jnp.where(jnp.expand_dims(start, 1), first, before)
     last = jnp.asarray(data.offset) + jnp.asarray(data.lengths) - 1
-    forecast = _rows(moved, data)[last, :, jnp.asarray(data.row)]
-    return _totals(data, terms, mask), _rows(found, data), _rows(predicted, data), _rows(terms, data), forecast
+    forecast = packed.with_rows(moved, data)[last, :, jnp.asarray(data.row)]
+    return (
+        packed.totals(data, terms, mask),
+        packed.with_rows(found, data),
+        packed.with_rows(predicted, data),
+        packed.with_rows(terms, data),
+        forecast,
+    )
 
 
 @jax.jit
 def viterbi(model, data: Sequences, known):
     """The best path of each sequence and its log p(z, x); −1 where nothing is possible."""
-    scores, start, mask = _scores(model, data, known)
-    log_initial, log_transition = jnp.log(model.initial), jnp.log(model.transition)
-    states = decoding.best_states(log_initial, log_transition, scores, start)
-    picked = jnp.take_along_axis(scores, states[:, None], axis=1)[:, 0]
-    before = jnp.concatenate([states[:1], states[:-1]])
-    terms = picked + jnp.where(start, log_initial[states], log_transition[before, states])
-    total = _totals(data, terms, mask)
-    states = _rows(states, data)
-    if len(data.lengths) == 1:
-        states = jnp.where(total[0] > -jnp.inf, states, -1)
-    else:
-        states = jnp.where((total > -jnp.inf)[data.owner()], states, -1)
-    return states, total
+    scores = _found(model, data, known)
+    return packed.viterbi(jnp.log(model.initial), jnp.log(model.transition), scores, data)
 
 
 @jax.jit
@@ -150,18 +121,8 @@ def entropy(model, data: Sequences, known):
 @rows.on_demand
 def sample_posterior(engine, model, key, data: Sequences, known, *, num_samples: int):
     """Paths (time, sample, row) from p(z | x), and log p(x)."""
-    scores, start, mask = _scores(model, data, known)
-    log_filtered, terms = engine.log_filter(model.initial, model.transition, scores, start)
-    log_transition = jnp.log(model.transition)
-    if scores.ndim == 2:
-        paths = chain_engine.walk_back(key, log_filtered, log_transition, start, num_samples)[..., None]
-    else:
-        keys = jax.random.split(key, scores.shape[-1])
-        walk = jax.vmap(chain_engine.walk_back, in_axes=(0, 2, None, 1, None), out_axes=2)
-        paths = walk(keys, log_filtered, log_transition, start, num_samples)
-    total = _totals(data, terms, mask)
-    possible = (total > -jnp.inf)[data.owner()] if len(data.lengths) > 1 else (total > -jnp.inf)[None]
-    return jnp.where(possible[:, None] if possible.ndim == 2 else possible, paths, -1), total
+    scores = _found(model, data, known)
+    return packed.sample_posterior(engine, False, key, model.initial, model.transition, scores, data, num_samples)
 
 
 @partial(jax.jit, static_argnums=(2, 3))
@@ -181,7 +142,7 @@ def expect(model, data: Sequences, engine):
     scores, start, mask = _scores(model, data)
     s = engine.smooth(model.initial, model.transition, scores, start, mask.astype(scores.dtype))
     log_likelihood = rows.add_up(mask.astype(scores.dtype), s.terms)
-    weights = _rows(_counted(mask, s.marginals), data)
+    weights = packed.with_rows(_counted(mask, s.marginals), data)
     return log_likelihood, Expectations(weights, s.initial_count, s.transition_count)
 
 

@@ -187,13 +187,3 @@ def test_questions_about_attributes_that_are_not_there():
         index.node.find("b")
     with pytest.raises(ValueError, match="there is no attribute -1"):
         index.node.name(-1)
-
-
-def test_features_need_no_jax():
-    code = (
-        "import sys; from chainrule.models.features import attributes, seen_pairs, templates; "
-        "m = templates('%x[0,0]').learn([['a']])[1]; seen_pairs(m.node, [0]); attributes().learn([['a']]); "
-        "print('jax' in sys.modules)"
-    )
-    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert run.stdout == "False\n"

@@ -15,22 +15,32 @@ Both `learn` from the training sentences, in one pass, an index of the attribute
 NumPy on the host.
 """
 
+from .base import AbstractFeature
 from .corpus import Matrices
+from .dense import DenseFeature, dense
+from .functions import FunctionFeature, feature_function
 from .named_attributes import AttributeIndex, Attributes, NameTable, attributes
 from .seen import SeenPairs, seen_pairs
+from .sparse import SparseFeature
 from .window_templates import TemplateIndex, Templates, TemplateTable, templates
 from .words import prefix, shape, suffix, window
 
 __all__ = [
+    "AbstractFeature",
     "AttributeIndex",
     "Attributes",
+    "DenseFeature",
+    "FunctionFeature",
     "Matrices",
     "NameTable",
     "SeenPairs",
+    "SparseFeature",
     "TemplateIndex",
     "TemplateTable",
     "Templates",
     "attributes",
+    "dense",
+    "feature_function",
     "prefix",
     "seen_pairs",
     "shape",

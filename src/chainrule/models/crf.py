@@ -1,0 +1,374 @@
+"""Linear-chain conditional random fields.
+
+    p(y | x) = exp( Σ_i Σ_j w_j f_j(x, y_{i−1}, y_i, i) ) / Z(x)
+
+for labels y of a sentence x (Lafferty, McCallum and Pereira 2001). The features may be any functions; see
+`chainrule.features`. Beside them the model has weights for each step from a label to the next, for first and for last
+labels, and a structure: which labels may begin, follow one another and end.
+"""
+
+from collections.abc import Hashable, Sequence
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import networkx as nx
+import numpy as np
+from jaxtyping import Array, Float, Key
+
+from ..forms.chain import Chain, is_concrete
+from ..forms.sequences import bucket
+from ..graphs.factor_graph import FactorGraph
+from ..graphs.labels import first_duplicate
+from ..learning import progress as bars
+from ..learning.fit import Fit, Status
+from ..learning.gradient import LBFGS
+from ..learning.quasi_newton import Ending, Limits
+from . import crf_engine as engine
+from .crf_data import Taggings, as_allowed, gold_of, last_tokens, read_sentences, structure_of
+from .features.base import AbstractFeature, Batch, Gold, Options
+from .features.sparse import as_feature
+from .results import Path, Posterior
+
+
+class LinearChainCRF(eqx.Module):
+    """A linear-chain conditional random field.
+
+    Args:
+        labels: the labels, any hashable values.
+        features: a list of features, mixed freely: `attributes()`, `templates(…)`, `dense()`, `feature_function(f)`,
+            `neural_feature(module)`.
+        transitions: a graph over the labels whose edges are the steps that are allowed, such as `bio_graph(labels)`; nodes
+            may say `initial=False` or `final=False`. Without it all steps are allowed.
+        boundaries: give first and last labels weights of their own.
+        seen_steps: give a weight to the steps between labels that occur in training only; the others stay possible, with
+            weight zero.
+        all_pairs: give a weight to each attribute with each label, instead of to pairs that occur together.
+        min_pairs: leave out pairs that occur at fewer tokens.
+
+    Raises:
+        ValueError: no labels or one twice, something that is not a feature, or a graph over other labels.
+
+    A sentence is a list of tokens, or an array (time, …), as the features want it. Queries take one sentence, or a list of
+    them, and answer in the same form.
+
+    Example:
+        >>> import chainrule as cr
+        >>> sentences = [["the", "dog", "barks"], ["a", "cat", "sleeps"], ["the", "cat", "barks"]]
+        >>> tags = [["D", "N", "V"]] * 3
+        >>> crf = cr.LinearChainCRF(["D", "N", "V"], [cr.templates("%x[0,0]", "%x[-1,0]")])
+        >>> fit = crf.fit(sentences, tags, method=cr.LBFGS(l2=0.1))
+        >>> fit.model.predict(["a", "dog", "sleeps"])
+        ['D', 'N', 'V']
+    """
+
+    labels: tuple[Hashable, ...] = eqx.field(static=True)
+    features: tuple[AbstractFeature, ...]
+    transition: Float[Array, "label label"]
+    first: Float[Array, " label"]
+    last: Float[Array, " label"]
+    allowed: tuple[bytes, bytes, bytes] = eqx.field(static=True)
+    boundaries: bool = eqx.field(static=True)
+    seen_steps: bool = eqx.field(static=True)
+    options: Options = eqx.field(static=True)
+    token: str | None = eqx.field(static=True)
+
+    def __init__(
+        self,
+        labels: Sequence[Hashable],
+        features: Sequence[Any],
+        *,
+        transitions: "nx.DiGraph | None" = None,
+        boundaries: bool = True,
+        seen_steps: bool = False,
+        all_pairs: bool = False,
+        min_pairs: int = 1,
+    ):
+        if isinstance(labels, str):
+            raise ValueError(f"labels is the string {labels!r}; wanted a list of labels")
+        self.labels = tuple(labels)
+        if not self.labels:
+            raise ValueError("there are no labels; wanted at least one")
+        if (twice := first_duplicate(self.labels)) is not None:
+            raise ValueError(f"label {twice!r} is there twice")
+        if isinstance(features, str) or not isinstance(features, Sequence):
+            raise ValueError(f"features is {features!r}; wanted a list, such as [templates('%x[0,0]')]")
+        self.features = tuple(as_feature(feature) for feature in features)
+        if min_pairs < 1:
+            raise ValueError(f"min_pairs is {min_pairs}; pairs occur at one token or more")
+        size = len(self.labels)
+        self.transition, self.first, self.last = jnp.zeros((size, size)), jnp.zeros(size), jnp.zeros(size)
+        initial, pair, final = (part.tobytes() for part in structure_of(self.labels, transitions))
+        self.allowed = initial, pair, final
+        self.boundaries, self.seen_steps = boundaries, seen_steps
+        self.options = Options(all_pairs, min_pairs, self.labels)
+        self.token = None
+
+    @property
+    def num_labels(self) -> int:
+        """K."""
+        return len(self.labels)
+
+    @property
+    def structure(self) -> engine.Structure:
+        """Which labels may begin (label,), follow one another (label, label), and end (label,)."""
+        initial, pair, final = (np.frombuffer(part, bool) for part in self.allowed)
+        return engine.Structure(initial, pair.reshape(self.num_labels, -1), final)
+
+    def graph(self) -> nx.DiGraph:
+        """The steps that are allowed, with their weights."""
+        structure, weight = self.structure, np.asarray(self.transition)
+        graph = nx.DiGraph()
+        for k, label in enumerate(self.labels):
+            graph.add_node(label, initial=bool(structure.initial[k]), final=bool(structure.final[k]))
+        for i, j in np.argwhere(structure.pair):
+            graph.add_edge(self.labels[i], self.labels[j], weight=float(weight[i, j]))
+        return graph
+
+    # Queries
+
+    def predict(self, x, *, known=None):
+        """The most probable labels: a list of labels, or a list of such lists.
+
+        Args:
+            x: one sentence, or several.
+            known: what is known of the labels, in the same form: for each token a label, a set of labels that it may
+                have, or None.
+
+        Raises:
+            ValueError: sentences unlike those of training, an unknown label, or no labelling that the structure and what
+                is known allow; the message names the sentence.
+        """
+        batch, _, scores = self._scores(x, known)
+        states, total = engine.viterbi(scores, batch.layout)
+        _check_possible(total)
+        names = [[self.labels[k] for k in states] for states in batch.layout.unpack(np.asarray(states))]
+        return names[0] if batch.single else names
+
+    def viterbi(self, x, *, known=None) -> Path:
+        """The most probable labels as indices, with their log p(y | x)."""
+        batch, free, scores = self._scores(x, known)
+        states, total = engine.viterbi(scores, batch.layout)
+        _check_possible(total)
+        log_prob = np.asarray(total) - np.asarray(engine.log_partition(free, batch.layout))
+        return Path(batch.prepared.per_step(states), batch.prepared.per_sequence(log_prob), self.labels)
+
+    def k_best(self, x, k: int, *, known=None) -> Path:
+        """The k most probable labellings of one sentence, best first: states (k, T) and log p(y | x) (k,).
+
+        Where fewer are possible, the rest have log-probability −inf and states −1.
+        """
+        if not isinstance(k, int | np.integer) or k < 1:
+            raise ValueError(f"k is {k!r}; ask for a whole number of labellings, at least one")
+        batch, free, scores = self._one(x, known, "k_best")
+        found = engine.k_best(engine.chain(scores, batch.layout), k)
+        _check_possible(found.score[:1])
+        log_partition = np.asarray(engine.log_partition(free, batch.layout))[0]
+        return Path(np.asarray(found.states), np.asarray(found.score) - log_partition, self.labels)
+
+    def log_partition(self, x, *, known=None):
+        """Log Z(x), the sum over all labellings (that agree with what is known): a number, or one for each sentence."""
+        batch, _, scores = self._scores(x, known)
+        return batch.prepared.per_sequence(engine.log_partition(scores, batch.layout))
+
+    def log_prob(self, x, y):
+        """Log p(y | x): a number, or one for each sentence.
+
+        Labels of which only some are known give the probability of all labellings that agree with them.
+        """
+        batch, free, scores = self._scores(x, y)
+        found = engine.log_partition(scores, batch.layout) - engine.log_partition(free, batch.layout)
+        return batch.prepared.per_sequence(found)
+
+    def posterior(self, x, *, known=None) -> Posterior:
+        """Marginals p(y_t = k | x) and expected steps; `log_prob` is that of what is known, zero where that is nothing."""
+        batch, free, scores = self._scores(x, known)
+        total, marginals, steps = engine.posterior(scores, batch.layout)
+        steps = np.asarray(steps)
+        steps = steps if steps.ndim == 2 else steps.sum((0, *range(3, steps.ndim)))
+        log_prob = total - (total if known is None else engine.log_partition(free, batch.layout))
+        prepared = batch.prepared
+        return Posterior(prepared.per_sequence(log_prob), prepared.per_step(marginals), steps, self.labels)
+
+    def pair_posterior(self, x, *, known=None):
+        """Marginals of steps p(y_{t−1} = i, y_t = j | x), shape (T − 1, K, K): a list of them for several sentences."""
+        batch, _, scores = self._scores(x, known)
+        found = [steps[1:] for steps in batch.layout.unpack(np.asarray(engine.pair_marginals(scores, batch.layout)))]
+        return found[0] if batch.single else found
+
+    def sample(self, key: Key[Array, ""], x, num_samples: int = 1, *, known=None) -> Path:
+        """Draw labellings from p(y | x), exact and independent: states (num_samples, T), or a list of them.
+
+        `log_prob` is log Z(x), the same for all draws.
+        """
+        if num_samples < 1:
+            raise ValueError(f"num_samples is {num_samples}; ask for at least one")
+        batch, _, scores = self._scores(x, known)
+        paths, total = engine.sample(key, scores, batch.layout, num_samples=num_samples)
+        _check_possible(total)
+        drawn = [p.T for p in batch.layout.unpack(np.asarray(paths))]
+        return Path(drawn[0] if batch.single else drawn, batch.prepared.per_sequence(total), self.labels)
+
+    def entropy(self, x, *, known=None) -> float:
+        """Entropy of p(y | x) in nats, of one sentence: how undecided the whole labelling is."""
+        batch, _, scores = self._one(x, known, "entropy")
+        return float(engine.entropy(engine.chain(scores, batch.layout)))
+
+    def chain(self, x, *, known=None) -> Chain:
+        """The chain form of one sentence, to be handed to any engine."""
+        batch, _, scores = self._one(x, known, "chain")
+        return engine.chain(scores, batch.layout)
+
+    def factor_graph(self, x) -> FactorGraph:
+        """p(y | x) of one sentence as a factor graph over the variables ("y", 0) … ("y", T−1)."""
+        chain = self.chain(x)
+        node, pair = np.asarray(chain.node, float), np.asarray(chain.pair, float)
+        factors: dict[Hashable, tuple] = {("x", t): ((("y", t),), row) for t, row in enumerate(node)}
+        for t in range(1, len(node)):
+            factors["step", t] = ((("y", t - 1), ("y", t)), pair if pair.ndim == 2 else pair[t - 1])
+        return FactorGraph({("y", t): self.labels for t in range(len(node))}, factors)
+
+    # Learning
+
+    def fit(self, x, y, *, method: LBFGS | None = None, sample_weight=None, progress: bool = False) -> Fit:
+        """Learn the weights, by maximum (penalised) conditional likelihood.
+
+        Weights that the model has already are where the fit begins (a warm start): attributes are matched by name.
+
+        Args:
+            x: sentences, a list.
+            y: for each sentence a list with one entry for each token: its label, None where it is not known, or a set of
+                labels that it may have. Unknown labels are summed out.
+            method: `LBFGS(l1=…, l2=…)`; penalties are l1·Σ|w| and l2·Σw². `LBFGS(l2=1.0)` by default.
+            sample_weight: how much each sentence counts, ≥ 0.
+            progress: show a progress bar.
+
+        Returns:
+            `Fit` with the fitted model; its history is of the penalised log-likelihood.
+
+        Raises:
+            ValueError: labels that do not fit the sentences, an unknown label, or labels that the structure forbids; the
+                message names the sentence and the token.
+        """
+        method = LBFGS(l2=1.0) if method is None else method
+        if not isinstance(method, LBFGS):
+            raise ValueError(f"method is {method!r}; give LBFGS(l1=…, l2=…)")
+        sentences, single, token = read_sentences(x, None)
+        if single:
+            raise ValueError(
+                "fit takes a list of sentences and a list of their labels; for one sentence pass [x] and [y]"
+            )
+        batch = Batch.of(sentences)
+        gold = gold_of(y, batch, self.labels)
+        learned, problem = self._problem(batch, gold, sample_weight)
+        sizes = {"memory": method.memory, "size": bucket(method.max_iterations + 1), "sparse": method.l1 > 0}
+        limits = Limits(method.max_iterations, method.tolerance, period=method.period)
+        with bars.bar("L-BFGS", total=method.max_iterations, enabled=progress) as shown:
+            found = engine.climb(problem, method.l1, method.l2, limits, shown, **sizes)
+        parameters, value, penalty, history, iterations, ending, _ = jax.device_get(found)
+        features = tuple(
+            feature.fitted(part, own) for feature, part, own in zip(learned, problem.parts, parameters[0], strict=True)
+        )
+        model = self._with(features, parameters[1], token)
+        history = -history[~np.isnan(history)]
+        return Fit(
+            model=model,
+            status=_status(int(ending)),
+            iterations=int(iterations),
+            log_prob=float(penalty - value),
+            history=history,
+            restart_objectives=np.array([-float(value)]),
+            degenerate=np.zeros(0, bool),
+            num_parameters=model.num_parameters(),
+            num_observations=batch.num_tokens,
+        )
+
+    def num_parameters(self) -> int:
+        """How many weights there are, those of steps and of first and last labels included."""
+        own = int(self.structure.pair.sum()) + (2 * self.num_labels if self.boundaries else 0)
+        return own + sum(feature.num_parameters() for feature in self.features)
+
+    def _problem(self, batch: Batch, gold: Gold, sample_weight):
+        size = self.num_labels
+        tagged = Taggings.of(batch, gold, self.structure, self.labels, sample_weight)
+        free_steps = self.structure.pair & (tagged.seen if self.seen_steps else True)
+        dtype = jnp.zeros(0).dtype
+        learned, parts = [], []
+        for feature in self.features:
+            known, part = feature.learn(batch, gold, self.options)
+            learned.append(known)
+            parts.append(part)
+        weights = tuple(np.asarray(w, dtype) for w in (self.transition, self.first, self.last))
+        ends = np.full(size, self.boundaries)
+        problem = engine.Problem(
+            tuple(parts),
+            weights,
+            (free_steps, ends & self.structure.initial, ends & self.structure.final),
+            self.structure,
+            batch.layout.start,
+            tagged.last,
+            tagged.weight.astype(dtype),
+            tagged.labels,
+            tagged.counts.astype(dtype),
+            tagged.allowed,
+        )
+        return learned, problem
+
+    def _with(self, features, weights, token) -> "LinearChainCRF":
+        own = tuple(jnp.asarray(w) for w in weights)
+        picked = lambda m: (m.features, m.transition, m.first, m.last)  # noqa: E731
+        model = eqx.tree_at(picked, self, (features, *own), is_leaf=lambda leaf: leaf is None)
+        object.__setattr__(model, "token", token)
+        return model
+
+    # Scores
+
+    def _scores(self, x, known) -> tuple[Batch, engine.Scores, engine.Scores]:
+        """The sentences, their log-potentials, and those that agree with what is known."""
+        if not all(feature.learned for feature in self.features):
+            raise ValueError("this model has not seen data yet: call fit(x, y) and use the .model that it returns")
+        sentences, single, _ = read_sentences(x, self.token)
+        batch = Batch.of(sentences, single=single)
+        layout = batch.layout
+        node: Any = np.zeros((len(layout.start), self.num_labels, layout.start.shape[1]), self.first.dtype)
+        pair: Any = None
+        for feature in self.features:
+            found = feature.potentials(batch)
+            node = node if found.node is None else node + found.node
+            pair = engine.plus(pair, found.pair)
+        weights = (self.transition, self.first, self.last)
+        free = engine.complete(node, pair, weights, self.structure, layout.start, last_tokens(layout))
+        if known is None:
+            return batch, free, free
+        gold = gold_of([known] if single else known, batch, self.labels)
+        allowed = batch.spread(as_allowed(gold)) | ~np.asarray(layout.mask)[:, None]
+        return batch, free, engine.Scores(jnp.where(allowed, free.node, -jnp.inf), free.pair)
+
+    def _one(self, x, known, name: str):
+        batch, free, scores = self._scores(x, known)
+        if len(batch.sentences) != 1:
+            raise ValueError(f"{name} takes one sentence, got {len(batch.sentences)}")
+        return batch, free, scores
+
+    def __repr__(self):
+        features = ", ".join(repr(feature) for feature in self.features)
+        return f"LinearChainCRF({self.num_labels} labels, [{features}])"
+
+
+def _check_possible(total):
+    if is_concrete(total):
+        impossible = np.flatnonzero(~np.isfinite(np.asarray(total)))
+        if len(impossible):
+            raise ValueError(
+                f"sentence {impossible[0]} has no possible labelling: what is known of its labels, or which of them may "
+                "begin, follow one another and end, rules all of them out"
+            )
+
+
+def _status(ending: int) -> Status:
+    return {
+        Ending.CONVERGED: Status.CONVERGED,
+        Ending.MAX_ITERATIONS: Status.MAX_ITERATIONS,
+        Ending.NOT_FINITE: Status.DIVERGED,
+    }.get(Ending(ending), Status.STALLED)

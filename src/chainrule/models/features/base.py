@@ -1,0 +1,134 @@
+"""What a linear-chain CRF asks of its features.
+
+A *feature* turns a sentence into log-potentials: `node` (time, label, row) for each label at each token, or `pair`
+(time, label, label, row) for each step from one label to the next; weights are its parameters. It goes through two
+states. As written by the user it is a recipe; `learn` reads the training sentences and gives the same feature with an
+index of what it has seen, and with weights. A fit sees neither strings nor recipes: `part` gives it the arrays.
+"""
+
+from abc import abstractmethod
+from typing import Any, NamedTuple
+
+import equinox as eqx
+import jax
+import numpy as np
+from jaxtyping import Int
+
+from ...forms.sequences import Sequences
+from ..data import Prepared
+
+
+class Potentials(NamedTuple):
+    """Log-potentials of labels (time, label, row) and of steps (time, label, label, row); None is zero."""
+
+    node: Any = None
+    pair: Any = None
+
+
+class Batch(NamedTuple):
+    """Sentences and where their tokens lie.
+
+    Attributes:
+        sentences: as the user passed them, always a list.
+        layout: packed rows whose values are the number of each token, counted over all sentences.
+        single: whether the user passed one sentence rather than a list of them.
+    """
+
+    sentences: list[Any]
+    layout: Sequences
+    single: bool
+
+    @classmethod
+    def of(cls, sentences: list[Any], *, single: bool = False) -> "Batch":
+        """Lay sentences out."""
+        lengths = [len(sentence) for sentence in sentences]
+        if not lengths:
+            raise ValueError("there are no sentences; wanted at least one")
+        if 0 in lengths:
+            raise ValueError(f"sentence {lengths.index(0)} is empty; leave it out")
+        return cls(sentences, Sequences.pack(np.arange(sum(lengths), dtype=np.int32), lengths=lengths), single)
+
+    @property
+    def num_tokens(self) -> int:
+        """Over all sentences."""
+        return self.layout.num_steps
+
+    @property
+    def prepared(self) -> Prepared:
+        """How answers are cut back to the user's form."""
+        return Prepared(self.layout, "one" if self.single else "many")
+
+    def spread(self, tokens: np.ndarray) -> np.ndarray:
+        """Values of tokens laid end to end, (token, *rest), as (time, *rest, row); zero on padding."""
+        placed = tokens[self.layout.values]
+        placed[~np.asarray(self.layout.mask)] = 0
+        return np.ascontiguousarray(np.moveaxis(placed, 1, -1))
+
+
+class Gold(NamedTuple):
+    """What is known of the labels of training sentences, token after token.
+
+    Attributes:
+        labels: index of each label, −1 where it is not known for sure, shape (token,).
+        allowed: which labels each token may have, shape (token, label); None where all are known.
+        num_labels: K.
+    """
+
+    labels: Int[np.ndarray, " token"]
+    allowed: np.ndarray | None
+    num_labels: int
+
+
+class Part(eqx.Module):
+    """A feature as a fit sees it: constants, and potentials as a function of parameters."""
+
+    @abstractmethod
+    def start(self) -> Any:
+        """Parameters to begin with, any pytree of arrays."""
+
+    @abstractmethod
+    def potentials(self, parameters: Any) -> Potentials:
+        """Log-potentials of the training sentences."""
+
+    def sizes(self) -> Any:
+        """How many units of L1 penalty each parameter stands for; numbers or arrays in the structure of `start()`."""
+        return jax.tree.map(lambda _: 1.0, self.start())
+
+
+class AbstractFeature(eqx.Module):
+    """A feature of a linear-chain CRF; see the module."""
+
+    @property
+    @abstractmethod
+    def learned(self) -> bool:
+        """Whether it has weights."""
+
+    @abstractmethod
+    def learn(self, batch: Batch, gold: Gold, options: "Options") -> "tuple[AbstractFeature, Part]":
+        """Read training sentences: the feature with weights (those it has, where it has any), and its part in a fit."""
+
+    @abstractmethod
+    def fitted(self, part: Part, parameters: Any) -> "AbstractFeature":
+        """The feature that a fit ended with."""
+
+    @abstractmethod
+    def potentials(self, batch: Batch) -> Potentials:
+        """Log-potentials of any sentences."""
+
+    @abstractmethod
+    def num_parameters(self) -> int:
+        """How many weights there are."""
+
+
+class Options(NamedTuple):
+    """How sparse features choose their weights.
+
+    Attributes:
+        all_pairs: a weight for each attribute and label, rather than for those that occur together.
+        min_pairs: leave out pairs that occur at fewer tokens.
+        labels: the labels, for features that name them.
+    """
+
+    all_pairs: bool = False
+    min_pairs: int = 1
+    labels: tuple = ()

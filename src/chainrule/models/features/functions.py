@@ -1,0 +1,244 @@
+"""Features that are functions: the original definition of a conditional random field.
+
+    p(y | x) = exp( Σ_i Σ_j w_j · f_j(x, y_{i−1}, y_i, i) ) / Z(x)                      (Lafferty et al. 2001)
+
+A function may look at the whole observation, at both labels and at the position. Its values do not depend on the
+weights, so they are tabulated once.
+"""
+
+import inspect
+import warnings
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from ...forms.sequences import bucket
+from ...inference.scaled import HIGHEST
+from .base import AbstractFeature, Batch, Gold, Options, Part, Potentials
+
+MANY_CALLS = 2_000_000
+
+
+def feature_function(function: Callable[..., Any]) -> "FunctionFeature":
+    """Any function f(x, y_prev, y, i) of the observation, the label before, the label and the position, or f(x, y, i).
+
+    It returns a number (booleans count as 0 and 1), or an array of J of them: J features with J weights. How it is
+    called depends on what a sentence is.
+
+    - *An array* (time, …): f is traced by JAX and tabulated by `jax.vmap`, all positions and labels at once. Labels are
+      indices in the order of the model's labels, `y_prev` is −1 at i = 0, and x is padded with zeros after its end.
+      Write choices with `jnp.where`, not with `if`.
+    - *A list* of tokens (strings, dicts, anything): f is a plain Python function. Labels are those that the model was
+      given, and `y_prev` is None at i = 0. This costs T·K² calls of the function for each sentence (T·K where it has no
+      y_prev); from two million calls on a warning says so.
+
+    Args:
+        function: with four arguments (x, y_prev, y, i), or three (x, y, i) where the label before plays no part.
+
+    Raises:
+        ValueError: a function with other arguments, or that returns NaN, infinity or something other than numbers.
+
+    Example:
+        >>> import chainrule as cr
+        >>> def capital_begins_name(x, y, i):
+        ...     return x[i][0].isupper() and y == "NAME"
+        >>> def names_last(x, y_prev, y, i):
+        ...     return y_prev == "NAME" and y == "NAME"
+        >>> functions = [cr.feature_function(capital_begins_name), cr.feature_function(names_last)]
+        >>> crf = cr.LinearChainCRF(["O", "NAME"], functions)
+        >>> x = [["then", "Ada", "Lovelace", "wrote"], ["notes", "by", "Ada"]]
+        >>> y = [["O", "NAME", "NAME", "O"], ["O", "O", "NAME"]]
+        >>> crf.fit(x, y, method=cr.LBFGS(l2=0.01)).model.predict(["so", "did", "Grace", "Hopper"])
+        ['O', 'O', 'NAME', 'NAME']
+    """
+    if not callable(function):
+        raise ValueError(f"{function!r} is not a function; wanted f(x, y_prev, y, i) or f(x, y, i)")
+    count = len(inspect.signature(function).parameters)
+    if count not in (3, 4):
+        raise ValueError(f"{_name(function)} takes {count} arguments; wanted f(x, y_prev, y, i) or f(x, y, i)")
+    return FunctionFeature(function, count == 4)
+
+
+class FunctionFeature(AbstractFeature):
+    """See `feature_function`.
+
+    Attributes:
+        function: f.
+        looks_back: whether f takes the label before.
+        labels: the labels that f was fitted with.
+        weights: w, one for each number that f returns.
+    """
+
+    function: Callable[..., Any] = eqx.field(static=True)
+    looks_back: bool = eqx.field(static=True)
+    labels: tuple | None = eqx.field(static=True, default=None)
+    weights: Any = None
+
+    @property
+    def learned(self) -> bool:
+        """Whether it has weights."""
+        return self.weights is not None
+
+    def num_parameters(self) -> int:
+        """How many weights there are."""
+        return 0 if self.weights is None else self.weights.size
+
+    def learn(self, batch: Batch, gold: Gold, options: Options) -> "tuple[FunctionFeature, Part]":
+        """Weights of zero, or those that are there already."""
+        node, pair = self._tables(batch, options.labels)
+        count = node.shape[-1]
+        weights = self.weights
+        if weights is None:
+            weights = np.zeros(count, jnp.zeros(0).dtype)
+        elif weights.shape != (count,):
+            raise ValueError(f"{_name(self.function)} returns {count} numbers, but has {weights.size} weights")
+        return FunctionFeature(self.function, self.looks_back, options.labels, weights), FunctionPart(
+            node, pair, weights
+        )
+
+    def fitted(self, part: "FunctionPart", parameters) -> "FunctionFeature":
+        """The feature that a fit ended with."""
+        return FunctionFeature(self.function, self.looks_back, self.labels, jnp.asarray(parameters))
+
+    def potentials(self, batch: Batch) -> Potentials:
+        """Log-potentials of any sentences."""
+        return FunctionPart(*self._tables(batch, self.labels), self.weights).potentials(self.weights)
+
+    def _tables(self, batch: Batch, labels) -> tuple[Any, Any]:
+        """Values of first tokens (of all, where f does not look back) and of steps.
+
+        They are (time, label, row, J) and (time, label, label, row, J).
+        """
+        arrays = [isinstance(sentence, np.ndarray | jax.Array) for sentence in batch.sentences]
+        if all(arrays):
+            found = _by_tracing(self.function, self.looks_back, batch.sentences, len(labels))
+        elif not any(arrays):
+            found = _by_calling(self.function, self.looks_back, batch.sentences, labels)
+        else:
+            raise ValueError("some sentences are arrays and some are lists; make them all one or the other")
+        for table in found:
+            if table is not None and not np.isfinite(table).all():
+                token = int(np.argwhere(~np.isfinite(table))[0, 0])
+                raise ValueError(
+                    f"{_name(self.function)} gives NaN or infinity at token {token}, counted over all sentences"
+                )
+        # (token, *labels, J) -> (time, *labels, row, J)
+        node, pair = (None if t is None else np.moveaxis(batch.spread(t), -2, -1) for t in found)
+        return node, pair
+
+    def __repr__(self):
+        return f"feature_function({_name(self.function)})"
+
+
+class FunctionPart(Part):
+    """A tabulated function in a fit."""
+
+    node: Any
+    pair: Any
+    initial: Any
+
+    def start(self):
+        """The weights."""
+        return self.initial
+
+    def potentials(self, parameters) -> Potentials:
+        """Log-potentials."""
+        return _weighted(self.node, self.pair, parameters)
+
+
+@jax.jit
+def _weighted(node, pair, weights):
+    node = None if node is None else jnp.dot(node, weights, precision=HIGHEST)
+    pair = None if pair is None else jnp.dot(pair, weights, precision=HIGHEST)
+    return Potentials(node, pair)
+
+
+def _by_calling(function, looks_back: bool, sentences, labels):
+    """Values end to end, by calling a Python function for each position and label(s)."""
+    tokens = sum(len(sentence) for sentence in sentences)
+    calls = tokens * len(labels) ** (2 if looks_back else 1)
+    if calls >= MANY_CALLS:
+        warnings.warn(
+            f"feature_function: {_name(function)} is called {calls:,} times, in Python. It is much faster as a function "
+            "of arrays, as f(x, y, i) without y_prev, or as attributes(…), which learn a weight for each label",
+            stacklevel=2,
+        )
+    node, pair = [], []
+    for sentence in sentences:
+        for i in range(len(sentence)):
+            if looks_back and i:
+                pair.append([[function(sentence, before, y, i) for y in labels] for before in labels])
+                node.append(None)
+            else:
+                node.append([function(sentence, *([None] if looks_back else []), y, i) for y in labels])
+                pair.append(None)
+    return _filled(node, 1, len(labels), function), _filled(pair, 2, len(labels), function) if looks_back else None
+
+
+def _filled(rows, axes: int, size: int, function):
+    """Rows that are lists of values of the function, or None for zeros, as one array (token, *labels, J)."""
+    if all(row is None for row in rows):
+        return None
+    try:
+        given = np.asarray([row for row in rows if row is not None], jnp.zeros(0).dtype)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"{_name(function)} must return a number, or always as many of them") from error
+    given = given.reshape(len(given), *[size] * axes, -1)
+    full = np.zeros((len(rows), *given.shape[1:]), given.dtype)
+    full[[n for n, row in enumerate(rows) if row is not None]] = given
+    return full
+
+
+def _by_tracing(function, looks_back: bool, sentences, size: int):
+    """Values end to end, by one vectorised call for all sentences."""
+    lengths = np.array([len(sentence) for sentence in sentences])
+    longest = bucket(int(lengths.max()))
+    first = np.asarray(sentences[0])
+    padded = np.zeros((len(sentences), longest, *first.shape[1:]), first.dtype)
+    for n, sentence in enumerate(sentences):
+        padded[n, : len(sentence)] = np.asarray(sentence)
+    node, pair = _tabulate(padded, _Same(function), looks_back, size)
+    real = np.arange(longest) < lengths[:, None]
+    return np.asarray(node)[real], None if pair is None else np.asarray(pair)[real]
+
+
+class _Same:
+    """A function as a static argument: equal to itself alone, whatever it holds."""
+
+    def __init__(self, function):
+        self.function = function
+
+    def __hash__(self):
+        return id(self.function)
+
+    def __eq__(self, other):
+        return isinstance(other, _Same) and self.function is other.function
+
+
+@partial(jax.jit, static_argnums=(1, 2, 3))
+def _tabulate(padded, same, looks_back, size):
+    dtype = jnp.zeros(0).dtype
+    labels, steps = jnp.arange(size), jnp.arange(padded.shape[1])
+
+    def value(*args):
+        return jnp.atleast_1d(jnp.asarray(same.function(*args)).astype(dtype)).reshape(-1)
+
+    if not looks_back:
+        over = jax.vmap(jax.vmap(jax.vmap(value, (None, 0, None)), (None, None, 0)), (0, None, None))
+        return over(padded, labels, steps), None
+    at_start = jax.vmap(jax.vmap(value, (None, None, 0, None)), (0, None, None, None))
+    begin = at_start(padded, jnp.array(-1), labels, jnp.array(0))
+    node = jnp.zeros((padded.shape[0], padded.shape[1], *begin.shape[1:]), dtype).at[:, 0].set(begin)
+    inner = jax.vmap(jax.vmap(value, (None, None, 0, None)), (None, 0, None, None))
+    over = jax.vmap(jax.vmap(inner, (None, None, None, 0)), (0, None, None, None))
+    pair = over(padded, labels, labels, steps)
+    return node, pair.at[:, 0].set(0)
+
+
+def _name(function) -> str:
+    return getattr(function, "__name__", type(function).__name__)

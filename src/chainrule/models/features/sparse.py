@@ -1,0 +1,298 @@
+"""Weights of sparse attributes: one for each attribute and label (or step between labels) that occur together."""
+
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Int
+from scipy import sparse
+
+from ...forms.chain import is_concrete
+from ...inference.sparse import SparseMap
+from .base import AbstractFeature, Batch, Gold, Options, Part, Potentials
+from .named_attributes import Attributes
+from .seen import seen_pairs
+from .window_templates import Templates
+
+
+class SparseWeights(eqx.Module):
+    """A sparse matrix of weights, (attribute, outcome), in coordinates; an outcome is a label, or previous · K + label.
+
+    Attributes:
+        attribute, outcome: where each weight stands, attribute by attribute.
+        values: the weights.
+        shape: of the matrix.
+    """
+
+    attribute: Int[np.ndarray, " weight"]
+    outcome: Int[np.ndarray, " weight"]
+    values: Any
+    shape: tuple[int, int] = eqx.field(static=True)
+
+    def __rmatmul__(self, matrix: Any):
+        """`matrix` @ weights, dense: only attributes that occur in `matrix` are looked at."""
+        if not is_concrete(self.values):
+            rows = np.repeat(np.arange(matrix.shape[0]), np.diff(matrix.indptr))
+            dense = jnp.zeros(self.shape, self.values.dtype).at[self.attribute, self.outcome].set(self.values)
+            terms = dense[matrix.indices] * jnp.asarray(matrix.data, dense.dtype)[:, None]
+            return jax.ops.segment_sum(terms, jnp.asarray(rows), num_segments=matrix.shape[0])
+        values = np.asarray(self.values)
+        occurs = np.zeros(self.shape[0], bool)
+        occurs[matrix.indices] = True
+        number = np.cumsum(occurs) - 1
+        picked = occurs[self.attribute]
+        dense = np.zeros((int(occurs.sum()), self.shape[1]), values.dtype)
+        dense[number[self.attribute[picked]], self.outcome[picked]] = values[picked]
+        data = matrix.data.astype(values.dtype, copy=False)
+        small = sparse.csr_matrix((data, number[matrix.indices], matrix.indptr), (matrix.shape[0], len(dense)))
+        return small @ dense
+
+
+class SparseFeature(AbstractFeature):
+    """Attributes of tokens, each with a weight for each label; see `attributes` and `templates`.
+
+    Attributes:
+        recipe: how attributes are made.
+        index: the attributes that training has seen; None before it.
+        node, pair: their weights.
+    """
+
+    recipe: Any = eqx.field(static=True)
+    index: Any = eqx.field(static=True, default=None)
+    node: Any = None
+    pair: Any = None
+
+    @property
+    def learned(self) -> bool:
+        """Whether it has weights."""
+        return self.index is not None
+
+    def num_parameters(self) -> int:
+        """How many weights there are."""
+        return sum(len(w.attribute) for w in (self.node, self.pair) if w is not None)
+
+    def learn(self, batch: Batch, gold: Gold, options: Options) -> "tuple[SparseFeature, Part]":
+        """Index the attributes of the training sentences, with the weights that the feature has for any of them."""
+        dtype = jnp.zeros(0).dtype
+        index, matrices = self.recipe.learn(batch.sentences, dtype=dtype)
+        before = np.concatenate([[-1], gold.labels[:-1]])
+        before[np.cumsum([0, *[len(s) for s in batch.sentences[:-1]]])] = -1
+        steps = np.where((before >= 0) & (gold.labels >= 0), before * gold.num_labels + gold.labels, -1)
+        found = []
+        for name, matrix, outcome, size in (
+            ("node", matrices.node, gold.labels, gold.num_labels),
+            ("pair", matrices.pair, steps, gold.num_labels**2),
+        ):
+            if matrix.shape[1] == 0:
+                found.append((None, None))
+                continue
+            weights = _weights(matrix, outcome, size, options, dtype)
+            if self.learned and getattr(self, name) is not None:
+                weights = _carried_over(getattr(self, name), getattr(self.index, name), weights, getattr(index, name))
+            merged = outcome if name == "node" and not options.all_pairs and options.min_pairs <= 1 else None
+            found.append((weights, SparsePart.of(batch, matrix, weights, merged)))
+        (node, node_part), (pair, pair_part) = found
+        return SparseFeature(self.recipe, index, node, pair), BothParts(node_part, pair_part)
+
+    def fitted(self, part: "BothParts", parameters) -> "SparseFeature":
+        """The feature that a fit ended with."""
+        node = None if part.node is None else part.node.unfolded(self.node, parameters[0])
+        pair = None if part.pair is None else part.pair.unfolded(self.pair, parameters[1])
+        return SparseFeature(self.recipe, self.index, node, pair)
+
+    def potentials(self, batch: Batch) -> Potentials:
+        """Log-potentials of any sentences; attributes that training has not seen say nothing."""
+        matrices = self.index.matrices(batch.sentences, dtype=np.float32)
+        node = pair = None
+        if self.node is not None:
+            node = _spread(batch, matrices.node @ self.node)
+        if self.pair is not None:
+            pair = _spread(batch, matrices.pair @ self.pair)
+            size = round(self.pair.shape[1] ** 0.5)
+            pair = pair.reshape(pair.shape[0], size, size, pair.shape[-1])
+        return Potentials(node, pair)
+
+    def __repr__(self):
+        return repr(self.index if self.learned else self.recipe)
+
+
+def _spread(batch: Batch, tokens):
+    if is_concrete(tokens):
+        return batch.spread(np.asarray(tokens))
+    placed = jnp.where(jnp.asarray(batch.layout.mask)[..., None], tokens[batch.layout.values], 0)
+    return jnp.moveaxis(placed, 1, -1)
+
+
+def _weights(matrix, outcome, size: int, options: Options, dtype) -> SparseWeights:
+    if options.all_pairs:
+        attribute, label = np.divmod(np.arange(matrix.shape[1] * size), size)
+    else:
+        pairs = seen_pairs(matrix, outcome, min_pairs=options.min_pairs, num_labels=size)
+        attribute, label = pairs.attribute, pairs.label
+    attribute, label = attribute.astype(np.int32), label.astype(np.int32)
+    return SparseWeights(attribute, label, np.zeros(len(attribute), dtype), (matrix.shape[1], size))
+
+
+def _carried_over(old: SparseWeights, old_names, new: SparseWeights, new_names) -> SparseWeights:
+    """Weights of the same attribute and outcome, by the attributes' names."""
+    if old.shape[1] != new.shape[1]:
+        raise ValueError("the model was fitted with another number of labels; fit a new one")
+    number = {name: j for j, name in enumerate(old_names.names())}
+    place = np.array([number.get(name, -1) for name in new_names.names()], np.int64)
+    keys = old.attribute.astype(np.int64) * old.shape[1] + old.outcome
+    order = np.argsort(keys)
+    wanted = place[new.attribute] * new.shape[1] + new.outcome
+    at = order[np.minimum(np.searchsorted(keys, wanted, sorter=order), max(len(keys) - 1, 0))] if len(keys) else None
+    if at is None:
+        return new
+    hit = (keys[at] == wanted) & (place[new.attribute] >= 0)
+    values = np.where(hit, np.asarray(old.values)[at], 0).astype(new.values.dtype)
+    return SparseWeights(new.attribute, new.outcome, values, new.shape)
+
+
+class SparsePart(Part):
+    """Sparse weights in a fit.
+
+    Attributes that occur at one token only, all with the value one and the same label, are one parameter for that token:
+    their weights share one gradient, so they stay equal. k of them with weight w each add k·w to the score and k·w² to
+    the penalty; u = √k·w adds √k·u and u². (The penalty k·|w| is √k·|u|.)
+
+    Attributes:
+        map: scores from the weights of all other attributes.
+        place: which of the feature's weights those are.
+        once: √k of each token's shared parameter, 0 where it has none, shape (time, row); None where nothing is shared.
+        label: the label of that parameter.
+        token: number of each token, as in the layout.
+        shared: which of the feature's weights are shared ones, and at which (time · rows + row) slot.
+        initial: the weights to start with.
+        num_outcomes: size of an outcome.
+    """
+
+    map: SparseMap
+    place: np.ndarray
+    once: Any
+    label: Any
+    shared: Any
+    initial: Any
+    rows: int = eqx.field(static=True)
+
+    @classmethod
+    def of(cls, batch: Batch, matrix, weights: SparseWeights, labels) -> "SparsePart":
+        """Tables for a fit; `labels` of the tokens, if weights of attributes that occur once may be shared."""
+        layout = batch.layout
+        mask = np.asarray(layout.mask)
+        rows = mask.shape[1]
+        dtype = weights.values.dtype
+        slot = np.empty(batch.num_tokens, np.int64)
+        slot[layout.values[mask]] = np.flatnonzero(mask)
+
+        count = np.bincount(matrix.indices, minlength=matrix.shape[1])
+        rare = np.zeros(matrix.shape[1], bool)
+        if labels is not None and (matrix.data == 1).all():
+            rare = count == 1
+            owner = np.repeat(np.arange(matrix.shape[0]), np.diff(matrix.indptr))
+            lonely = rare[matrix.indices]
+            token = np.zeros(matrix.shape[1], np.int64)
+            token[matrix.indices[lonely]] = owner[lonely]
+            rare &= labels[token] >= 0
+        once: Any = None
+        label: Any = None
+        shared: Any = None
+        beginning: Any = None
+        values = np.asarray(weights.values)
+        if rare.any():
+            mine = rare[weights.attribute]
+            slots = slot[token[weights.attribute[mine]]]
+            together = np.bincount(slots, minlength=mask.size)
+            once = np.sqrt(together).reshape(mask.shape).astype(dtype)
+            label = np.zeros(mask.size, np.int32)
+            label[slots] = weights.outcome[mine]
+            label = label.reshape(mask.shape)
+            shared = (np.flatnonzero(mine).astype(np.int32), slots.astype(np.int32))
+            total = np.bincount(slots, values[mine], minlength=mask.size).reshape(mask.shape)
+            beginning = np.divide(total, once, out=np.zeros(mask.shape), where=once > 0).astype(dtype)
+        place = np.flatnonzero(~rare[weights.attribute])
+        kept = np.flatnonzero(~rare)
+        number = np.cumsum(~rare) - 1
+
+        here = matrix[:, kept].tocsr()
+        spread = sparse.csr_matrix((np.ones(len(slot), dtype), (slot, np.arange(len(slot)))), (mask.size, len(slot)))
+        placed = (spread @ here).tocsr()
+        placed.sort_indices()
+        column = number[weights.attribute[place]]
+        table = SparseMap.of(placed, column, weights.outcome[place], weights.shape[1], dtype)
+        initial = (values[place], beginning)
+        return cls(table, place.astype(np.int32), once, label, shared, initial, rows)
+
+    def start(self):
+        """Weights of the attributes that occur more than once, and a shared one for each token that needs it."""
+        return self.initial
+
+    def sizes(self):
+        """√k units of L1 penalty for a parameter that is shared by k weights."""
+        return (np.ones((), self.initial[0].dtype), self.once)
+
+    def scores(self, parameters):
+        """Scores (time, outcome, row)."""
+        theta, shared = parameters
+        found = self.map(theta)
+        found = jnp.swapaxes(found.reshape(-1, self.rows, found.shape[-1]), 1, 2)
+        if self.once is None:
+            return found
+        outcomes = jnp.arange(found.shape[1])[None, :, None]
+        return found + jnp.where(outcomes == self.label[:, None], (shared * self.once)[:, None], 0)
+
+    def potentials(self, parameters) -> Potentials:
+        """Log-potentials of labels."""
+        return Potentials(self.scores(parameters))
+
+    def unfolded(self, weights: SparseWeights, parameters) -> SparseWeights:
+        """All weights, from the parameters of the fit."""
+        theta = np.asarray(parameters[0])
+        values = np.zeros(len(weights.attribute), theta.dtype)
+        values[self.place] = theta
+        if self.shared is not None:
+            mine, slots = self.shared
+            shared = np.asarray(parameters[1])
+            each = np.divide(shared, self.once, out=np.zeros_like(shared), where=self.once > 0)
+            values[mine] = each.reshape(-1)[slots]
+        return SparseWeights(weights.attribute, weights.outcome, values, weights.shape)
+
+
+class BothParts(Part):
+    """The attributes of tokens and of steps."""
+
+    node: SparsePart | None
+    pair: SparsePart | None
+
+    def start(self):
+        """Parameters of both."""
+        return tuple(None if p is None else p.start() for p in (self.node, self.pair))
+
+    def sizes(self):
+        """Sizes of both."""
+        return tuple(None if p is None else p.sizes() for p in (self.node, self.pair))
+
+    def potentials(self, parameters) -> Potentials:
+        """Log-potentials of labels and of steps."""
+        node = None if self.node is None else self.node.scores(parameters[0])
+        pair = None
+        if self.pair is not None:
+            flat = self.pair.scores(parameters[1])
+            size = round(flat.shape[1] ** 0.5)
+            pair = flat.reshape(flat.shape[0], size, size, flat.shape[2])
+        return Potentials(node, pair)
+
+
+def as_feature(feature) -> AbstractFeature:
+    """A feature, or what `attributes` and `templates` make."""
+    if isinstance(feature, AbstractFeature):
+        return feature
+    if isinstance(feature, Attributes | Templates):
+        return SparseFeature(feature)
+    raise ValueError(
+        f"{feature!r} is not a feature; use attributes(), templates(…), dense(), feature_function(f) or "
+        "neural_feature(module)"
+    )

@@ -1,0 +1,104 @@
+"""Questions about packed chains whose scores are known: what every sequence model asks of the engine, in one place.
+
+`scores` is (time, state, row); a single row goes without its axis, because one long chain runs faster as vectors than as
+a batch of one. `initial` and `transition` are log-potentials (`log=True`) or probabilities. `engine` is one of those in
+`chainrule.inference.rows`.
+"""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from ..forms.sequences import Sequences
+from ..inference import chain as chain_engine
+from ..inference import decoding, rows
+
+
+def squeezed(scores, data: Sequences):
+    """Scores, start and mask, the row axis dropped where there is one row; padding scores zero."""
+    scores = _written_once(jnp.where(jnp.asarray(data.mask)[:, None], scores, 0))
+    if scores.shape[-1] == 1:
+        return scores[..., 0], jnp.asarray(data.start)[:, 0], jnp.asarray(data.mask)[:, 0]
+    return scores, jnp.asarray(data.start), jnp.asarray(data.mask)
+
+
+def _written_once(x):
+    """x, kept from being computed anew for each of its uses: XLA on CPU copies cheap producers, but not a concatenation.
+
+    (An optimisation barrier is gone by the time that it fuses.)
+    """
+    return jnp.concatenate([x[:1], x[1:]]) if x.shape[0] > 1 else x
+
+
+def with_rows(array, like: Sequences):
+    """Put the row axis back."""
+    return array[..., None] if like.values.shape[-1] == 1 else array
+
+
+def totals(data: Sequences, terms, mask):
+    """Sum one number per step over each sequence."""
+    if len(data.lengths) == 1:
+        return rows.add_up(mask.astype(terms.dtype), terms)[None]
+    return data.totals(with_rows(terms, data))
+
+
+def log_partition(engine, log: bool, initial, transition, scores, data: Sequences):
+    """Log Z of each sequence."""
+    scores, start, mask = squeezed(scores, data)
+    if len(data.lengths) == 1:
+        one: Any = engine.total(log, initial, transition, scores, start, mask.astype(scores.dtype))
+        return one[None]
+    terms: Any = engine.terms(log, initial, transition, scores, start)
+    return data.totals(with_rows(terms, data))
+
+
+def posterior(engine, log: bool, initial, transition, scores, data: Sequences):
+    """Log Z of each sequence, marginals, and expected steps over all of them."""
+    scores, start, mask = squeezed(scores, data)
+    s = engine.smooth(initial, transition, scores, start, mask.astype(scores.dtype), log=log)
+    return totals(data, s.terms, mask), with_rows(s.marginals, data), s.transition_count
+
+
+def viterbi(log_initial, log_transition, scores, data: Sequences):
+    """The best path of each sequence and its score; −1 where nothing is possible."""
+    scores, start, mask = squeezed(scores, data)
+    states = decoding.best_states(log_initial, log_transition, scores, start)
+    total = totals(data, path_terms(log_initial, log_transition, scores, start, states), mask)
+    states = with_rows(states, data)
+    if len(data.lengths) == 1:
+        return jnp.where(total[0] > -jnp.inf, states, -1), total
+    return jnp.where((total > -jnp.inf)[data.owner()], states, -1), total
+
+
+def path_terms(log_initial, log_transition, scores, start, states):
+    """What each step of a path adds to its score."""
+    picked = jnp.take_along_axis(scores, states[:, None], axis=1)[:, 0]
+    before = jnp.concatenate([states[:1], states[:-1]])
+    if log_transition.ndim == 2:
+        stepped = log_transition[before, states]
+    else:
+        index: tuple = (jnp.arange(len(states)).reshape(-1, *[1] * (states.ndim - 1)), before, states)
+        if log_transition.ndim == 4:
+            index = (*index, jnp.arange(states.shape[1])[None])
+        elif states.ndim == 2:
+            index = tuple(jnp.broadcast_to(i, states.shape) for i in index)
+        stepped = log_transition[index]
+    return picked + jnp.where(start, log_initial[states], stepped)
+
+
+def sample_posterior(engine, log: bool, key, initial, transition, scores, data: Sequences, num_samples: int):
+    """Paths (time, sample, row) from the posterior, and log Z."""
+    scores, start, mask = squeezed(scores, data)
+    log_filtered, terms = engine.log_filter(initial, transition, scores, start, log=log)
+    log_transition = transition if log else jnp.log(transition)
+    if scores.ndim == 2:
+        paths = chain_engine.walk_back(key, log_filtered, log_transition, start, num_samples)[..., None]
+    else:
+        keys = jax.random.split(key, scores.shape[-1])
+        each = 3 if log_transition.ndim == 4 else None
+        walk = jax.vmap(chain_engine.walk_back, in_axes=(0, 2, each, 1, None), out_axes=2)
+        paths = walk(keys, log_filtered, log_transition, start, num_samples)
+    total = totals(data, terms, mask)
+    possible = (total > -jnp.inf)[data.owner()] if len(data.lengths) > 1 else (total > -jnp.inf)[None]
+    return jnp.where(possible[:, None] if possible.ndim == 2 else possible, paths, -1), total
