@@ -15,6 +15,7 @@ import jax
 import jax.numpy as jnp
 import networkx as nx
 import numpy as np
+from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Float, Key
 
 from ..forms.chain import Chain, is_concrete
@@ -24,9 +25,11 @@ from ..graphs.labels import first_duplicate
 from ..learning import progress as bars
 from ..learning.fit import Fit, Status
 from ..learning.gradient import LBFGS
+from ..learning.minibatch import MiniBatch
 from ..learning.quasi_newton import Ending, Limits
 from . import crf_engine as engine
 from .crf_data import Taggings, as_allowed, gold_of, last_tokens, read_sentences, structure_of
+from .emissions.base import generator
 from .features.base import AbstractFeature, Batch, Gold, Options
 from .features.sparse import as_feature
 from .results import Path, Posterior
@@ -231,7 +234,16 @@ class LinearChainCRF(eqx.Module):
 
     # Learning
 
-    def fit(self, x, y, *, method: LBFGS | None = None, sample_weight=None, progress: bool = False) -> Fit:
+    def fit(
+        self,
+        x,
+        y,
+        *,
+        method: LBFGS | MiniBatch | None = None,
+        key: Key[Array, ""] | None = None,
+        sample_weight=None,
+        progress: bool = False,
+    ) -> Fit:
         """Learn the weights, by maximum (penalised) conditional likelihood.
 
         Weights that the model has already are where the fit begins (a warm start): attributes are matched by name.
@@ -240,41 +252,48 @@ class LinearChainCRF(eqx.Module):
             x: sentences, a list.
             y: for each sentence a list with one entry for each token: its label, None where it is not known, or a set of
                 labels that it may have. Unknown labels are summed out.
-            method: `LBFGS(l1=…, l2=…)`; penalties are l1·Σ|w| and l2·Σw². `LBFGS(l2=1.0)` by default.
+            method: `LBFGS(l1=…, l2=…)`, with penalties l1·Σ|w| and l2·Σw², or `MiniBatch(…)`, for networks.
+                `LBFGS(l2=1.0)` by default.
+            key: for `MiniBatch`: the order of the sentences, and dropout.
             sample_weight: how much each sentence counts, ≥ 0.
             progress: show a progress bar.
 
         Returns:
-            `Fit` with the fitted model; its history is of the penalised log-likelihood.
+            `Fit` with the fitted model. Its history is of the penalised log-likelihood; for `MiniBatch`, whose steps see a
+            few sentences each, that of each epoch as it went.
 
         Raises:
             ValueError: labels that do not fit the sentences, an unknown label, or labels that the structure forbids; the
                 message names the sentence and the token.
         """
         method = LBFGS(l2=1.0) if method is None else method
-        if not isinstance(method, LBFGS):
-            raise ValueError(f"method is {method!r}; give LBFGS(l1=…, l2=…)")
+        if not isinstance(method, LBFGS | MiniBatch):
+            raise ValueError(f"method is {method!r}; give LBFGS(l1=…, l2=…) or MiniBatch(…)")
         sentences, single, token = read_sentences(x, None)
         if single:
             raise ValueError(
                 "fit takes a list of sentences and a list of their labels; for one sentence pass [x] and [y]"
             )
-        batch = Batch.of(sentences)
+        batch = Batch.of(sentences, one_per_row=self._one_per_row)
         gold = gold_of(y, batch, self.labels)
-        learned, problem = self._problem(batch, gold, sample_weight)
-        sizes = {"memory": method.memory, "size": bucket(method.max_iterations + 1), "sparse": method.l1 > 0}
-        limits = Limits(method.max_iterations, method.tolerance, period=method.period)
-        with bars.bar("L-BFGS", total=method.max_iterations, enabled=progress) as shown:
-            found = engine.climb(problem, method.l1, method.l2, limits, shown, **sizes)
-        parameters, value, penalty, history, iterations, ending, _ = jax.device_get(found)
+        by_rows = isinstance(method, MiniBatch)
+        learned, problem = self._problem(batch, gold, sample_weight, by_rows)
+        if by_rows:
+            if key is None:
+                raise ValueError(
+                    "fit: MiniBatch goes through the sentences in random order; give key=jax.random.key(…)"
+                )
+            found = self._descend(method, batch, problem, key, progress)
+        else:
+            found = self._climb(method, problem, progress)
+        parameters, value, penalty, history, iterations, status = found
         features = tuple(
             feature.fitted(part, own) for feature, part, own in zip(learned, problem.parts, parameters[0], strict=True)
         )
         model = self._with(features, parameters[1], token)
-        history = -history[~np.isnan(history)]
         return Fit(
             model=model,
-            status=_status(int(ending)),
+            status=status,
             iterations=int(iterations),
             log_prob=float(penalty - value),
             history=history,
@@ -284,19 +303,42 @@ class LinearChainCRF(eqx.Module):
             num_observations=batch.num_tokens,
         )
 
+    def _climb(self, method: LBFGS, problem: engine.Problem, progress: bool):
+        sizes = {"memory": method.memory, "size": bucket(method.max_iterations + 1), "sparse": method.l1 > 0}
+        limits = Limits(method.max_iterations, method.tolerance, period=method.period)
+        with bars.bar("L-BFGS", total=method.max_iterations, enabled=progress) as shown:
+            found = engine.climb(problem, method.l1, method.l2, limits, shown, **sizes)
+        parameters, value, penalty, history, iterations, ending, _ = jax.device_get(found)
+        return parameters, value, penalty, -history[~np.isnan(history)], iterations, _status(int(ending))
+
+    def _descend(self, method: MiniBatch, batch: Batch, problem: engine.Problem, key, progress: bool):
+        count = len(batch.sentences)
+        num_rows = int(np.asarray(batch.layout.row)[:count].max()) + 1
+        order = method.order(generator(key), num_rows, count)
+        numbers = (method.l2, num_rows, count, method.learning_rate, method.decay, method.clip)
+        numbers = tuple(jnp.asarray(float(number)) for number in numbers)
+        with bars.bar("mini-batches", total=len(order), enabled=progress) as shown:
+            parameters, losses = engine.descend(problem, order, key, method, numbers, shown)
+        history = -np.asarray(losses, float).reshape(method.epochs, -1).mean(1) * count
+        flat, _ = ravel_pytree(parameters)
+        penalty = method.l2 * float(jnp.vdot(flat, flat))
+        value = float(engine.total_loss(problem, parameters)) + penalty
+        status = Status.MAX_ITERATIONS if np.isfinite(value) else Status.DIVERGED
+        return jax.device_get(parameters), value, penalty, history, len(order), status
+
     def num_parameters(self) -> int:
         """How many weights there are, those of steps and of first and last labels included."""
         own = int(self.structure.pair.sum()) + (2 * self.num_labels if self.boundaries else 0)
         return own + sum(feature.num_parameters() for feature in self.features)
 
-    def _problem(self, batch: Batch, gold: Gold, sample_weight):
+    def _problem(self, batch: Batch, gold: Gold, sample_weight, by_rows: bool):
         size = self.num_labels
         tagged = Taggings.of(batch, gold, self.structure, self.labels, sample_weight)
         free_steps = self.structure.pair & (tagged.seen if self.seen_steps else True)
         dtype = jnp.zeros(0).dtype
         learned, parts = [], []
         for feature in self.features:
-            known, part = feature.learn(batch, gold, self.options)
+            known, part = feature.learn(batch, gold, self.options._replace(by_rows=by_rows))
             learned.append(known)
             parts.append(part)
         weights = tuple(np.asarray(w, dtype) for w in (self.transition, self.first, self.last))
@@ -329,7 +371,7 @@ class LinearChainCRF(eqx.Module):
         if not all(feature.learned for feature in self.features):
             raise ValueError("this model has not seen data yet: call fit(x, y) and use the .model that it returns")
         sentences, single, _ = read_sentences(x, self.token)
-        batch = Batch.of(sentences, single=single)
+        batch = Batch.of(sentences, single=single, one_per_row=self._one_per_row)
         layout = batch.layout
         node: Any = np.zeros((len(layout.start), self.num_labels, layout.start.shape[1]), self.first.dtype)
         pair: Any = None
@@ -344,6 +386,10 @@ class LinearChainCRF(eqx.Module):
         gold = gold_of([known] if single else known, batch, self.labels)
         allowed = batch.spread(as_allowed(gold)) | ~np.asarray(layout.mask)[:, None]
         return batch, free, engine.Scores(jnp.where(allowed, free.node, -jnp.inf), free.pair)
+
+    @property
+    def _one_per_row(self) -> bool:
+        return any(feature.one_per_row for feature in self.features)
 
     def _one(self, x, known, name: str):
         batch, free, scores = self._scores(x, known)

@@ -7,7 +7,6 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Float
 
 from ...inference.scaled import HIGHEST
 from .base import AbstractFeature, Batch, Gold, Options, Part, Potentials
@@ -105,16 +104,20 @@ class DenseFeature(AbstractFeature):
 class DensePart(Part):
     """Numbers (time, D, row) in a fit."""
 
-    x: Float[np.ndarray, "time number row"]
+    x: Any
     initial: Any
 
     def start(self):
         """Weights and bias."""
         return self.initial
 
-    def potentials(self, parameters) -> Potentials:
+    def potentials(self, parameters, key=None) -> Potentials:
         """Log-potentials of labels."""
         return Potentials(_scores(self.x, *parameters))
+
+    def take(self, rows) -> "DensePart":
+        """The part of some rows."""
+        return DensePart(jnp.asarray(self.x)[..., rows], self.initial)
 
 
 @jax.jit

@@ -107,7 +107,7 @@ class FunctionFeature(AbstractFeature):
 
     def potentials(self, batch: Batch) -> Potentials:
         """Log-potentials of any sentences."""
-        return FunctionPart(*self._tables(batch, self.labels), self.weights).potentials(self.weights)
+        return _weighted(*self._tables(batch, self.labels), self.weights)
 
     def _tables(self, batch: Batch, labels) -> tuple[Any, Any]:
         """Values of first tokens (of all, where f does not look back) and of steps.
@@ -146,9 +146,14 @@ class FunctionPart(Part):
         """The weights."""
         return self.initial
 
-    def potentials(self, parameters) -> Potentials:
+    def potentials(self, parameters, key=None) -> Potentials:
         """Log-potentials."""
         return _weighted(self.node, self.pair, parameters)
+
+    def take(self, rows) -> "FunctionPart":
+        """The part of some rows."""
+        node, pair = jax.tree.map(lambda t: jnp.asarray(t)[..., rows, :], (self.node, self.pair))
+        return FunctionPart(node, pair, self.initial)
 
 
 @jax.jit

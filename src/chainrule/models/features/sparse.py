@@ -91,6 +91,9 @@ class SparseFeature(AbstractFeature):
             weights = _weights(matrix, outcome, size, options, dtype)
             if self.learned and getattr(self, name) is not None:
                 weights = _carried_over(getattr(self, name), getattr(self.index, name), weights, getattr(index, name))
+            if options.by_rows:
+                found.append((weights, SparseRows.of(batch, matrix, weights)))
+                continue
             merged = outcome if name == "node" and not options.all_pairs and options.min_pairs <= 1 else None
             found.append((weights, SparsePart.of(batch, matrix, weights, merged)))
         (node, node_part), (pair, pair_part) = found
@@ -244,7 +247,7 @@ class SparsePart(Part):
         outcomes = jnp.arange(found.shape[1])[None, :, None]
         return found + jnp.where(outcomes == self.label[:, None], (shared * self.once)[:, None], 0)
 
-    def potentials(self, parameters) -> Potentials:
+    def potentials(self, parameters, key=None) -> Potentials:
         """Log-potentials of labels."""
         return Potentials(self.scores(parameters))
 
@@ -261,11 +264,69 @@ class SparsePart(Part):
         return SparseWeights(weights.attribute, weights.outcome, values, weights.shape)
 
 
+class SparseRows(Part):
+    """Sparse weights in a fit that takes a few rows at a time.
+
+    Attributes:
+        columns: the attributes of each token, (time, entry, row); padding points past the last one.
+        values: their values, or None where all are one.
+        parameter: which weight stands at each attribute and outcome; as many as there are weights where there is none.
+        initial: the weights to start with.
+    """
+
+    columns: Any
+    values: Any
+    parameter: Any
+    initial: Any
+
+    @classmethod
+    def of(cls, batch: Batch, matrix, weights: SparseWeights) -> "SparseRows":
+        """Tables of all rows."""
+        count = np.diff(matrix.indptr)
+        place = np.arange(len(matrix.indices)) - np.repeat(matrix.indptr[:-1], count)
+        owner = np.repeat(np.arange(len(count)), count)
+        columns = np.zeros((len(count), max(int(count.max(initial=0)), 1)), np.int32)  # shifted by one: 0 is padding
+        columns[owner, place] = matrix.indices + 1
+        values = None
+        if not (matrix.data == 1).all():
+            values = np.zeros(columns.shape, weights.values.dtype)
+            values[owner, place] = matrix.data
+            values = batch.spread(values)
+        parameter = np.full((matrix.shape[1] + 1, weights.shape[1]), len(weights.attribute), np.int32)
+        parameter[weights.attribute + 1, weights.outcome] = np.arange(len(weights.attribute))
+        return cls(batch.spread(columns), values, parameter, weights.values)
+
+    def start(self):
+        """The weights."""
+        return self.initial
+
+    def scores(self, parameters):
+        """Scores (time, outcome, row)."""
+        theta = jnp.concatenate([parameters, jnp.zeros(1, parameters.dtype)])
+        picked = theta[jnp.asarray(self.parameter)[jnp.asarray(self.columns)]]  # (time, entry, row, outcome)
+        if self.values is not None:
+            picked = picked * self.values[..., None]
+        return jnp.moveaxis(picked.sum(1), -1, 1)
+
+    def potentials(self, parameters, key=None) -> Potentials:
+        """Log-potentials of labels."""
+        return Potentials(self.scores(parameters))
+
+    def take(self, rows) -> "SparseRows":
+        """The part of some rows."""
+        columns, values = jax.tree.map(lambda t: jnp.asarray(t)[..., rows], (self.columns, self.values))
+        return SparseRows(columns, values, self.parameter, self.initial)
+
+    def unfolded(self, weights: SparseWeights, parameters) -> SparseWeights:
+        """All weights, from the parameters of the fit."""
+        return SparseWeights(weights.attribute, weights.outcome, np.asarray(parameters), weights.shape)
+
+
 class BothParts(Part):
     """The attributes of tokens and of steps."""
 
-    node: SparsePart | None
-    pair: SparsePart | None
+    node: Any
+    pair: Any
 
     def start(self):
         """Parameters of both."""
@@ -275,7 +336,12 @@ class BothParts(Part):
         """Sizes of both."""
         return tuple(None if p is None else p.sizes() for p in (self.node, self.pair))
 
-    def potentials(self, parameters) -> Potentials:
+    def take(self, rows) -> "BothParts":
+        """The part of some rows."""
+        node, pair = (None if p is None else p.take(rows) for p in (self.node, self.pair))
+        return BothParts(node, pair)
+
+    def potentials(self, parameters, key=None) -> Potentials:
         """Log-potentials of labels and of steps."""
         node = None if self.node is None else self.node.scores(parameters[0])
         pair = None
