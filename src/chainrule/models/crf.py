@@ -7,6 +7,7 @@ for labels y of a sentence x (Lafferty, McCallum and Pereira 2001). The features
 labels, and a structure: which labels may begin, follow one another and end.
 """
 
+import dataclasses
 from collections.abc import Hashable, Sequence
 from typing import Any
 
@@ -18,7 +19,7 @@ import numpy as np
 from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Float, Key
 
-from ..forms.chain import Chain, is_concrete
+from ..forms.chain import Chain, assemble, is_concrete
 from ..forms.sequences import bucket
 from ..graphs.factor_graph import FactorGraph
 from ..graphs.labels import first_duplicate
@@ -32,7 +33,9 @@ from .crf_data import Taggings, as_allowed, gold_of, last_tokens, read_sentences
 from .emissions.base import generator
 from .features.base import AbstractFeature, Batch, Gold, Options
 from .features.sparse import as_feature
-from .results import Path, Posterior
+from .results import Path, Posterior, Table, find
+
+_ANY = object()  # None may be a label
 
 
 class LinearChainCRF(eqx.Module):
@@ -71,7 +74,7 @@ class LinearChainCRF(eqx.Module):
     transition: Float[Array, "label label"]
     first: Float[Array, " label"]
     last: Float[Array, " label"]
-    allowed: tuple[bytes, bytes, bytes] = eqx.field(static=True)
+    structure: engine.Structure
     boundaries: bool = eqx.field(static=True)
     seen_steps: bool = eqx.field(static=True)
     options: Options = eqx.field(static=True)
@@ -102,22 +105,22 @@ class LinearChainCRF(eqx.Module):
             raise ValueError(f"min_pairs is {min_pairs}; pairs occur at one token or more")
         size = len(self.labels)
         self.transition, self.first, self.last = jnp.zeros((size, size)), jnp.zeros(size), jnp.zeros(size)
-        initial, pair, final = (part.tobytes() for part in structure_of(self.labels, transitions))
-        self.allowed = initial, pair, final
+        self.structure = engine.Structure(*structure_of(self.labels, transitions))
         self.boundaries, self.seen_steps = boundaries, seen_steps
         self.options = Options(all_pairs, min_pairs, self.labels)
         self.token = None
+
+    def __check_init__(self):
+        size = self.num_labels
+        wanted = {"transition": (size, size), "first": (size,), "last": (size,)}
+        for name, shape in wanted.items():
+            if getattr(self, name).shape != shape:
+                raise ValueError(f"{name} has shape {getattr(self, name).shape}; {size} labels ask for {shape}")
 
     @property
     def num_labels(self) -> int:
         """K."""
         return len(self.labels)
-
-    @property
-    def structure(self) -> engine.Structure:
-        """Which labels may begin (label,), follow one another (label, label), and end (label,)."""
-        initial, pair, final = (np.frombuffer(part, bool) for part in self.allowed)
-        return engine.Structure(initial, pair.reshape(self.num_labels, -1), final)
 
     def graph(self) -> nx.DiGraph:
         """The steps that are allowed, with their weights."""
@@ -232,6 +235,49 @@ class LinearChainCRF(eqx.Module):
             factors["step", t] = ((("y", t - 1), ("y", t)), pair if pair.ndim == 2 else pair[t - 1])
         return FactorGraph({("y", t): self.labels for t in range(len(node))}, factors)
 
+    # Inspection
+
+    def strongest(self, n: int = 10, *, label: Hashable = _ANY) -> Table:
+        """The n features with the largest absolute weights: rows of weight, feature, label, and previous label.
+
+        Args:
+            n: how many rows.
+            label: only weights that speak for this label.
+
+        Raises:
+            ValueError: an unknown label, or n below one.
+        """
+        wanted = None if label is _ANY else find(label, self.labels)
+        rows = []
+        for feature in self.features:
+            for listed in feature.listed():
+                mine = np.flatnonzero((listed.values != 0) & ((wanted is None) | (listed.label == wanted)))
+                for k in mine[np.argsort(-np.abs(listed.values[mine]), kind="stable")[: _positive(n)]]:
+                    name, before = listed.describe(int(k))
+                    row = {
+                        "weight": float(listed.values[k]),
+                        "feature": name,
+                        "label": self._name(int(listed.label[k])),
+                    }
+                    rows.append(row | ({"previous": self._name(before)} if before >= 0 else {}))
+        return Table(sorted(rows, key=lambda row: -abs(row["weight"]))[:n])
+
+    def strongest_steps(self, n: int = 10) -> Table:
+        """The n steps between labels with the largest absolute weights: rows of weight, previous label, label."""
+        weights = np.where(self.structure.pair, np.asarray(self.transition), 0)
+        order = np.argsort(-np.abs(weights), axis=None, kind="stable")[: _positive(n)]
+        steps = [divmod(int(k), self.num_labels) for k in order]
+        return Table(
+            [
+                {"weight": float(weights[i, j]), "previous": self.labels[i], "label": self.labels[j]}
+                for i, j in steps
+                if weights[i, j] != 0
+            ]
+        )
+
+    def _name(self, index: int):
+        return None if index < 0 else self.labels[index]
+
     # Learning
 
     def fit(
@@ -338,7 +384,7 @@ class LinearChainCRF(eqx.Module):
         dtype = jnp.zeros(0).dtype
         learned, parts = [], []
         for feature in self.features:
-            known, part = feature.learn(batch, gold, self.options._replace(by_rows=by_rows))
+            known, part = feature.learn(batch, gold, dataclasses.replace(self.options, by_rows=by_rows))
             learned.append(known)
             parts.append(part)
         weights = tuple(np.asarray(w, dtype) for w in (self.transition, self.first, self.last))
@@ -358,11 +404,12 @@ class LinearChainCRF(eqx.Module):
         return learned, problem
 
     def _with(self, features, weights, token) -> "LinearChainCRF":
-        own = tuple(jnp.asarray(w) for w in weights)
-        picked = lambda m: (m.features, m.transition, m.first, m.last)  # noqa: E731
-        model = eqx.tree_at(picked, self, (features, *own), is_leaf=lambda leaf: leaf is None)
-        object.__setattr__(model, "token", token)
-        return model
+        fields = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
+        transition, first, last = (jnp.asarray(w) for w in weights)
+        return assemble(
+            LinearChainCRF,
+            **(fields | dict(features=features, transition=transition, first=first, last=last, token=token)),
+        )
 
     # Scores
 
@@ -400,6 +447,12 @@ class LinearChainCRF(eqx.Module):
     def __repr__(self):
         features = ", ".join(repr(feature) for feature in self.features)
         return f"LinearChainCRF({self.num_labels} labels, [{features}])"
+
+
+def _positive(n: int) -> int:
+    if n < 1:
+        raise ValueError(f"n is {n}; ask for at least one row")
+    return n
 
 
 def _check_possible(total):

@@ -98,7 +98,7 @@ entropy = chain_engine.entropy
 # Learning
 
 
-class Structure(NamedTuple):
+class Structure(eqx.Module):
     """Which labels may begin, follow one another and end; True where allowed."""
 
     initial: Any

@@ -7,6 +7,7 @@ index of what it has seen, and with weights. A fit sees neither strings nor reci
 """
 
 from abc import abstractmethod
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import equinox as eqx
@@ -111,6 +112,20 @@ class Part(eqx.Module):
         return jax.tree.map(lambda _: 1.0, self.start())
 
 
+class Listed(NamedTuple):
+    """The weights of a feature, for looking at them.
+
+    Attributes:
+        values: the weights, shape (weight,).
+        label: index of the label that each speaks for; −1 where it speaks for none in particular.
+        describe: `describe(n)` gives the n-th weight's feature and, for steps, the index of the label before (else −1).
+    """
+
+    values: np.ndarray
+    label: np.ndarray
+    describe: Callable[[int], tuple[str, int]]
+
+
 class AbstractFeature(eqx.Module):
     """A feature of a linear-chain CRF; see the module."""
 
@@ -135,13 +150,17 @@ class AbstractFeature(eqx.Module):
     def num_parameters(self) -> int:
         """How many weights there are."""
 
+    def listed(self) -> list[Listed]:
+        """The weights, where they can be told by name."""
+        return []
+
     @property
     def one_per_row(self) -> bool:
         """Whether each sentence needs a row of its own, instead of sharing it with others."""
         return False
 
 
-class Options(NamedTuple):
+class Options(eqx.Module):
     """How sparse features choose their weights.
 
     Attributes:

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from ...inference.scaled import HIGHEST
-from .base import AbstractFeature, Batch, Gold, Options, Part, Potentials
+from .base import AbstractFeature, Batch, Gold, Listed, Options, Part, Potentials
 
 
 def dense(extract: Callable[[Any], Any] | None = None) -> "DenseFeature":
@@ -96,6 +96,15 @@ class DenseFeature(AbstractFeature):
                 f"dense: {x.shape[1]} numbers a token, but the model was fitted with {self.weights.shape[0]}"
             )
         return Potentials(_scores(batch.spread(x), self.weights, self.bias))
+
+    def listed(self) -> list[Listed]:
+        """The weights, by the number they belong to, and the biases."""
+        if self.weights is None:
+            return []
+        size = self.weights.shape[1]
+        values = np.concatenate([np.asarray(self.bias)[None], np.asarray(self.weights)])
+        describe = lambda n: ("bias" if n < size else f"x[{n // size - 1}]", -1)  # noqa: E731
+        return [Listed(values.reshape(-1), np.tile(np.arange(size), len(values)), describe)]
 
     def __repr__(self):
         return "dense()" if self.weights is None else f"dense({self.weights.shape[0]} numbers)"

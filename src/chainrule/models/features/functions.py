@@ -19,7 +19,7 @@ import numpy as np
 
 from ...forms.sequences import bucket
 from ...inference.scaled import HIGHEST
-from .base import AbstractFeature, Batch, Gold, Options, Part, Potentials
+from .base import AbstractFeature, Batch, Gold, Listed, Options, Part, Potentials
 
 MANY_CALLS = 2_000_000
 
@@ -130,6 +130,13 @@ class FunctionFeature(AbstractFeature):
         # (token, *labels, J) -> (time, *labels, row, J)
         node, pair = (None if t is None else np.moveaxis(batch.spread(t), -2, -1) for t in found)
         return node, pair
+
+    def listed(self) -> list[Listed]:
+        """The weights, by the name of the function."""
+        values = np.asarray(self.weights)
+        name = _name(self.function)
+        describe = lambda n: (name if len(values) == 1 else f"{name}[{n}]", -1)  # noqa: E731
+        return [Listed(values, np.full(len(values), -1), describe)]
 
     def __repr__(self):
         return f"feature_function({_name(self.function)})"

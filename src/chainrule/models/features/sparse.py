@@ -11,7 +11,7 @@ from scipy import sparse
 
 from ...forms.chain import is_concrete
 from ...inference.sparse import SparseMap
-from .base import AbstractFeature, Batch, Gold, Options, Part, Potentials
+from .base import AbstractFeature, Batch, Gold, Listed, Options, Part, Potentials
 from .named_attributes import Attributes
 from .seen import seen_pairs
 from .window_templates import Templates
@@ -54,20 +54,25 @@ class SparseFeature(AbstractFeature):
     """Attributes of tokens, each with a weight for each label; see `attributes` and `templates`.
 
     Attributes:
-        recipe: how attributes are made.
-        index: the attributes that training has seen; None before it.
+        source: how attributes are made, or, after training, the index of those that it has seen.
         node, pair: their weights.
     """
 
-    recipe: Any = eqx.field(static=True)
-    index: Any = eqx.field(static=True, default=None)
+    source: Any = eqx.field(static=True)
     node: Any = None
     pair: Any = None
 
     @property
     def learned(self) -> bool:
         """Whether it has weights."""
-        return self.index is not None
+        return not isinstance(self.source, Attributes | Templates)
+
+    @property
+    def index(self) -> Any:
+        """The attributes that training has seen."""
+        if not self.learned:
+            raise ValueError("these attributes have not seen data yet: fit the model first")
+        return self.source
 
     def num_parameters(self) -> int:
         """How many weights there are."""
@@ -76,7 +81,7 @@ class SparseFeature(AbstractFeature):
     def learn(self, batch: Batch, gold: Gold, options: Options) -> "tuple[SparseFeature, Part]":
         """Index the attributes of the training sentences, with the weights that the feature has for any of them."""
         dtype = jnp.zeros(0).dtype
-        index, matrices = self.recipe.learn(batch.sentences, dtype=dtype)
+        index, matrices = (self.source.feature if self.learned else self.source).learn(batch.sentences, dtype=dtype)
         before = np.concatenate([[-1], gold.labels[:-1]])
         before[np.cumsum([0, *[len(s) for s in batch.sentences[:-1]]])] = -1
         steps = np.where((before >= 0) & (gold.labels >= 0), before * gold.num_labels + gold.labels, -1)
@@ -97,13 +102,13 @@ class SparseFeature(AbstractFeature):
             merged = outcome if name == "node" and not options.all_pairs and options.min_pairs <= 1 else None
             found.append((weights, SparsePart.of(batch, matrix, weights, merged)))
         (node, node_part), (pair, pair_part) = found
-        return SparseFeature(self.recipe, index, node, pair), BothParts(node_part, pair_part)
+        return SparseFeature(index, node, pair), BothParts(node_part, pair_part)
 
     def fitted(self, part: "BothParts", parameters) -> "SparseFeature":
         """The feature that a fit ended with."""
         node = None if part.node is None else part.node.unfolded(self.node, parameters[0])
         pair = None if part.pair is None else part.pair.unfolded(self.pair, parameters[1])
-        return SparseFeature(self.recipe, self.index, node, pair)
+        return SparseFeature(self.source, node, pair)
 
     def potentials(self, batch: Batch) -> Potentials:
         """Log-potentials of any sentences; attributes that training has not seen say nothing."""
@@ -117,8 +122,24 @@ class SparseFeature(AbstractFeature):
             pair = pair.reshape(pair.shape[0], size, size, pair.shape[-1])
         return Potentials(node, pair)
 
+    def listed(self) -> list[Listed]:
+        """The weights, by the attributes' names."""
+        found = []
+        if self.node is not None:
+            node = self.node
+            names = self.index.node
+            found.append(
+                Listed(np.asarray(node.values), node.outcome, lambda n: (names.name(int(node.attribute[n])), -1))
+            )
+        if self.pair is not None:
+            pair, steps = self.pair, self.index.pair
+            before, label = np.divmod(pair.outcome, round(pair.shape[1] ** 0.5))
+            describe = lambda n: (steps.name(int(pair.attribute[n])), int(before[n]))  # noqa: E731
+            found.append(Listed(np.asarray(pair.values), label, describe))
+        return found
+
     def __repr__(self):
-        return repr(self.index if self.learned else self.recipe)
+        return repr(self.source)
 
 
 def _spread(batch: Batch, tokens):
