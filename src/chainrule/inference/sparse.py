@@ -85,6 +85,8 @@ class Gathers(eqx.Module):
 
 
 def _product(table: Gathers, dense):
+    if not table.columns:  # a matrix without rows has no groups
+        return jnp.zeros((0, *dense.shape[1:]), dense.dtype)
     zero = jnp.zeros((1, *dense.shape[1:]), dense.dtype)
     dense = jnp.concatenate([dense, zero])
     sums = []
