@@ -14,7 +14,7 @@ from .features.base import Batch, Gold
 
 
 def read_sentences(x, token: str | None) -> tuple[list[Any], bool, str]:
-    """The sentences as a list, whether it was a single one, and what tokens are: "string", "dict", "list", …
+    """The sentences as a list, whether it was a single one, and what tokens are, such as "string" or "list".
 
     Sentences that are arrays are "array".
 
