@@ -4,11 +4,12 @@
 
 Rows of M are grouped by how many entries they have. A group of n rows with w entries each is w gathers of n rows of D,
 added up eight at a time; XLA fuses each gather with its addition, and the array of all gathered rows, (n, w, …), is never
-there. Rows with many entries are cut into chunks, which a second table adds up. The gradient Mᵀ G is the same thing with the table of
-the transpose: no scatter anywhere, so sums have one order and float32 keeps its digits.
+there. Rows with many entries are cut into chunks, which a second table adds up. The gradient Mᵀ G is the same thing with
+the table of the transpose: no scatter anywhere, so sums have one order and float32 keeps its digits.
 """
 
-from functools import partial
+import functools
+import operator
 from typing import Any
 
 import equinox as eqx
@@ -89,6 +90,8 @@ class Gathers(eqx.Module):
 
 
 def _product(table: Gathers, dense):
+    if not table.columns:  # a matrix without rows has no groups
+        return jnp.zeros((0, *dense.shape[1:]), dense.dtype)
     size = dense.shape[1:]
     # rows of whole vector registers are a third faster than odd ones; the row of zeros is what padding points at
     odd = -size[-1] % LANES if len(size) == 1 and size[-1] > LANES else 0
@@ -105,13 +108,11 @@ def _summed(dense, columns, values):
     """Σ_w values[w] · dense[columns[w]], shape (row, …)."""
 
     def add(picked):
-        total = None
-        for w in range(len(picked[0])):
-            term = dense[picked[0][w]]
-            if values is not None:
-                term = term * picked[1][w].reshape(-1, *[1] * (dense.ndim - 1)).astype(dense.dtype)
-            total = term if total is None else total + term
-        return total
+        terms = [dense[row] for row in picked[0]]
+        if values is not None:
+            extra = [1] * (dense.ndim - 1)
+            terms = [t * v.reshape(-1, *extra).astype(dense.dtype) for t, v in zip(terms, picked[1], strict=True)]
+        return functools.reduce(operator.add, terms)
 
     picked = tuple(jnp.asarray(x) for x in (columns, values) if x is not None)
     if len(columns) <= TOGETHER:
@@ -159,7 +160,7 @@ class SparseMap(eqx.Module):
         return _apply(self, theta)
 
 
-@partial(jax.custom_vjp)
+@jax.custom_vjp
 def _apply(table: SparseMap, theta):
     dense = jnp.concatenate([theta, jnp.zeros(1, theta.dtype)])[jnp.asarray(table.parameter)]
     return table.matrix @ dense
