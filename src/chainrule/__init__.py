@@ -32,11 +32,15 @@ _HOME = {
     "Adam": "learning",
     "LBFGS": "learning",
     "MiniBatch": "learning",
+    "AveragedPerceptron": "learning",
     "Fit": "learning",
     "Status": "learning",
     "HMM": "models.hmm",
     "HMMPrior": "models.hmm",
     "LinearChainCRF": "models.crf",
+    "Likelihood": "models.crf_objectives",
+    "MaxMargin": "models.crf_objectives",
+    "SoftmaxMargin": "models.crf_objectives",
     "attributes": "models.features",
     "dense": "models.features",
     "feature_function": "models.features",
@@ -62,9 +66,10 @@ if TYPE_CHECKING:
     from .graphs.factor_graph import FactorGraph
     from .graphs.transition_graph import TransitionGraph
     from .io import load, save
-    from .learning import EM, LBFGS, Adam, Fit, MiniBatch, Status
+    from .learning import EM, LBFGS, Adam, AveragedPerceptron, Fit, MiniBatch, Status
     from .models import emissions, features
     from .models.crf import LinearChainCRF
+    from .models.crf_objectives import Likelihood, MaxMargin, SoftmaxMargin
     from .models.features import attributes, dense, feature_function, neural_feature, templates
     from .models.hmm import HMM, HMMPrior
     from .models.markov_chain import MarkovChain

@@ -3,6 +3,6 @@
 from .em import EM
 from .fit import Fit, Status
 from .gradient import LBFGS, Adam
-from .minibatch import MiniBatch
+from .minibatch import AveragedPerceptron, MiniBatch
 
-__all__ = ["EM", "LBFGS", "Adam", "Fit", "MiniBatch", "Status"]
+__all__ = ["EM", "LBFGS", "Adam", "AveragedPerceptron", "Fit", "MiniBatch", "Status"]

@@ -1,5 +1,6 @@
 """Stochastic gradient descent on batches of rows of data, with any optimiser of optax, in one compiled loop."""
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -24,6 +25,8 @@ class MiniBatch(eqx.Module):
         clip: largest norm of a batch's mean gradient per sentence; longer ones are shortened (Pascanu et al. 2013).
         optimiser: any `optax.GradientTransformation`, instead of Adam (Kingma and Ba 2015); it brings its own step sizes.
         decay: share of the learning rate that is left at the end.
+        average: end with the mean of the parameters over all steps instead of the last ones (Polyak and Juditsky 1992).
+        one_per_row: make each step's sentences separate rows, so that `batch_size` is exact.
 
     Raises:
         ValueError: fewer than one epoch or sentence, a rate or a norm that is not positive, or a negative penalty.
@@ -36,6 +39,8 @@ class MiniBatch(eqx.Module):
     clip: float = 5.0
     optimiser: Any = eqx.field(default=None, static=True)
     decay: float = 0.1
+    average: bool = eqx.field(default=False, static=True)
+    one_per_row: bool = eqx.field(default=False, static=True)
 
     def __check_init__(self):
         for name in ("epochs", "batch_size"):
@@ -54,6 +59,43 @@ class MiniBatch(eqx.Module):
         steps = -(-num_rows // size)
         epochs = [np.resize(rng.permutation(num_rows), steps * size) for _ in range(self.epochs)]
         return np.concatenate(epochs).reshape(-1, size).astype(np.int32)
+
+
+class AveragedPerceptron(eqx.Module):
+    """The averaged structured perceptron (Collins 2002).
+
+    After each sentence x with labels y that the model labels ŷ instead,
+
+        w ← w + f(x, y) − f(x, ŷ),
+
+    and at the end the mean of all w on the way. No rates, no penalties, and often almost as good as maximum likelihood.
+
+    Args:
+        epochs: how often each sentence is seen.
+
+    Raises:
+        ValueError: fewer than one epoch.
+    """
+
+    epochs: int = 10
+
+    def __check_init__(self):
+        if self.epochs < 1:
+            raise ValueError(f"AveragedPerceptron: epochs is {self.epochs}; at least one is needed")
+
+    def as_minibatch(self) -> MiniBatch:
+        """The same as steps of one sentence and length one along the gradient of the perceptron's loss."""
+        return MiniBatch(
+            self.epochs, batch_size=1, clip=float("inf"), optimiser=_unit_steps(), average=True, one_per_row=True
+        )
+
+
+@functools.cache
+def _unit_steps():
+    """One object, since optimisers are told apart by identity and a new one would be compiled anew."""
+    import optax
+
+    return optax.sgd(1.0)
 
 
 def descend(
@@ -77,7 +119,7 @@ def descend(
     steps = len(order)
 
     def body(carry, x):
-        parameters, state = carry
+        parameters, state, mean = carry
         step, rows = x
         value, gradient = jax.value_and_grad(loss)(parameters, rows, jax.random.fold_in(key, step))
         norm = jnp.sqrt(sum(jnp.vdot(g, g) for g in jax.tree.leaves(gradient)))
@@ -89,9 +131,12 @@ def descend(
             now = rate * (1 - (1 - decay) * step.astype(rate.dtype) / steps)
             update = jax.tree.map(lambda u: -now.astype(u.dtype) * u, update)
         parameters = jax.tree.map(lambda p, u: p + u.astype(p.dtype), parameters, update)
+        if method.average:
+            mean = jax.tree.map(lambda m, p: m + (p - m) / (step + 1).astype(p.dtype), mean, parameters)
         progress.report(token, step + 1, -value, last=step + 1 == steps)
-        return (parameters, state), value
+        return (parameters, state, mean), value
 
     xs = (jnp.arange(steps, dtype=jnp.int32), jnp.asarray(order))
-    (parameters, _), history = lax.scan(body, (parameters, solver.init(parameters)), xs)
-    return parameters, history
+    start = (parameters, solver.init(parameters), parameters if method.average else None)
+    (parameters, _, mean), history = lax.scan(body, start, xs)
+    return mean if method.average else parameters, history

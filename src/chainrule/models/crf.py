@@ -26,10 +26,11 @@ from ..graphs.labels import first_duplicate
 from ..learning import progress as bars
 from ..learning.fit import Fit, Status
 from ..learning.gradient import LBFGS
-from ..learning.minibatch import MiniBatch
+from ..learning.minibatch import AveragedPerceptron, MiniBatch
 from ..learning.quasi_newton import Ending, Limits
 from . import crf_engine as engine
 from .crf_data import Taggings, as_allowed, gold_of, last_tokens, read_sentences, structure_of
+from .crf_objectives import Likelihood, MaxMargin, SoftmaxMargin
 from .emissions.base import generator
 from .features.base import AbstractFeature, Batch, Gold, Options
 from .features.sparse import as_feature
@@ -52,6 +53,9 @@ class LinearChainCRF(eqx.Module):
             weight zero.
         all_pairs: give a weight to each attribute with each label, instead of to pairs that occur together.
         min_pairs: leave out pairs that occur at fewer tokens.
+        local: normalise each step by itself, p(y | x) = Π_t p(y_t | y_{t−1}, x), with the same features: a maximum-entropy
+            Markov model (McCallum, Freitag and Pereira 2000). It trains without forward–backward, and suffers from label
+            bias, which the CRF was invented against.
 
     Raises:
         ValueError: no labels or one twice, something that is not a feature, or a graph over other labels.
@@ -77,6 +81,7 @@ class LinearChainCRF(eqx.Module):
     structure: engine.Structure
     boundaries: bool = eqx.field(static=True)
     seen_steps: bool = eqx.field(static=True)
+    local: bool = eqx.field(static=True)
     options: Options = eqx.field(static=True)
     token: str | None = eqx.field(static=True)
 
@@ -90,6 +95,7 @@ class LinearChainCRF(eqx.Module):
         seen_steps: bool = False,
         all_pairs: bool = False,
         min_pairs: int = 1,
+        local: bool = False,
     ):
         if isinstance(labels, str):
             raise ValueError(f"labels is the string {labels!r}; wanted a list of labels")
@@ -106,7 +112,7 @@ class LinearChainCRF(eqx.Module):
         size = len(self.labels)
         self.transition, self.first, self.last = jnp.zeros((size, size)), jnp.zeros(size), jnp.zeros(size)
         self.structure = engine.Structure(*structure_of(self.labels, transitions))
-        self.boundaries, self.seen_steps = boundaries, seen_steps
+        self.boundaries, self.seen_steps, self.local = boundaries, seen_steps, local
         self.options = Options(all_pairs, min_pairs, self.labels)
         self.token = None
 
@@ -287,7 +293,8 @@ class LinearChainCRF(eqx.Module):
         x,
         y,
         *,
-        method: LBFGS | MiniBatch | None = None,
+        method: LBFGS | MiniBatch | AveragedPerceptron | None = None,
+        objective: Likelihood | MaxMargin | SoftmaxMargin | None = None,
         key: Key[Array, ""] | None = None,
         sample_weight=None,
         progress: bool = False,
@@ -300,32 +307,43 @@ class LinearChainCRF(eqx.Module):
             x: sentences, a list.
             y: for each sentence a list with one entry for each token: its label, None where it is not known, or a set of
                 labels that it may have. Unknown labels are summed out.
-            method: `LBFGS(l1=…, l2=…)`, with penalties l1·Σ|w| and l2·Σw², or `MiniBatch(…)`, for networks.
-                `LBFGS(l2=1.0)` by default.
-            key: for `MiniBatch`: the order of the sentences, and dropout.
+            method: `LBFGS(l1=…, l2=…)`, with penalties l1·Σ|w| and l2·Σw²; `MiniBatch(…)`, for networks; or
+                `AveragedPerceptron(…)`. `LBFGS(l2=1.0)` by default.
+            objective: what to minimise, `Likelihood()` by default, `MaxMargin()` or `SoftmaxMargin()`, which need all
+                labels.
+            key: for all but `LBFGS`: the order of the sentences, and dropout.
             sample_weight: how much each sentence counts, ≥ 0.
             progress: show a progress bar.
 
         Returns:
-            `Fit` with the fitted model. Its history is of the penalised log-likelihood; for `MiniBatch`, whose steps see a
-            few sentences each, that of each epoch as it went.
+            `Fit` with the fitted model. Its history is of the objective, penalties included, its sign turned so that it
+            rises; for `MiniBatch`, whose steps see a few sentences each, that of each epoch as it went.
 
         Raises:
             ValueError: labels that do not fit the sentences, an unknown label, or labels that the structure forbids; the
                 message names the sentence and the token.
         """
         method = LBFGS(l2=1.0) if method is None else method
+        if isinstance(method, AveragedPerceptron):
+            method, objective = method.as_minibatch(), MaxMargin(0.0) if objective is None else objective
+        objective = Likelihood() if objective is None else objective
         if not isinstance(method, LBFGS | MiniBatch):
-            raise ValueError(f"method is {method!r}; give LBFGS(l1=…, l2=…) or MiniBatch(…)")
+            raise ValueError(f"method is {method!r}; give LBFGS(l1=…, l2=…), MiniBatch(…) or AveragedPerceptron(…)")
+        if not isinstance(objective, Likelihood | MaxMargin | SoftmaxMargin):
+            raise ValueError(f"objective is {objective!r}; give Likelihood(), MaxMargin() or SoftmaxMargin()")
         sentences, single, token = read_sentences(x, None)
         if single:
             raise ValueError(
                 "fit takes a list of sentences and a list of their labels; for one sentence pass [x] and [y]"
             )
-        batch = Batch.of(sentences, one_per_row=self._one_per_row)
+        batch = Batch.of(sentences, one_per_row=self._one_per_row or getattr(method, "one_per_row", False))
         gold = gold_of(y, batch, self.labels)
         by_rows = isinstance(method, MiniBatch)
-        learned, problem = self._problem(batch, gold, sample_weight, by_rows)
+        if gold.allowed is not None and not isinstance(objective, Likelihood):
+            raise ValueError(
+                f"{type(objective).__name__} needs all labels; only the likelihood can sum unknown ones out"
+            )
+        learned, problem = self._problem(batch, gold, sample_weight, by_rows, objective)
         if by_rows:
             if key is None:
                 raise ValueError(
@@ -334,7 +352,7 @@ class LinearChainCRF(eqx.Module):
             found = self._descend(method, batch, problem, key, progress)
         else:
             found = self._climb(method, problem, progress)
-        parameters, value, penalty, history, iterations, status = found
+        parameters, value, log_prob, history, iterations, status = found
         features = tuple(
             feature.fitted(part, own) for feature, part, own in zip(learned, problem.parts, parameters[0], strict=True)
         )
@@ -343,7 +361,7 @@ class LinearChainCRF(eqx.Module):
             model=model,
             status=status,
             iterations=int(iterations),
-            log_prob=float(penalty - value),
+            log_prob=float(log_prob),
             history=history,
             restart_objectives=np.array([-float(value)]),
             degenerate=np.zeros(0, bool),
@@ -356,8 +374,8 @@ class LinearChainCRF(eqx.Module):
         limits = Limits(method.max_iterations, method.tolerance, period=method.period)
         with bars.bar("L-BFGS", total=method.max_iterations, enabled=progress) as shown:
             found = engine.climb(problem, method.l1, method.l2, limits, shown, **sizes)
-        parameters, value, penalty, history, iterations, ending, _ = jax.device_get(found)
-        return parameters, value, penalty, -history[~np.isnan(history)], iterations, _status(int(ending))
+        parameters, value, log_prob, history, iterations, ending, _ = jax.device_get(found)
+        return parameters, value, log_prob, -history[~np.isnan(history)], iterations, _status(int(ending))
 
     def _descend(self, method: MiniBatch, batch: Batch, problem: engine.Problem, key, progress: bool):
         count = len(batch.sentences)
@@ -370,9 +388,9 @@ class LinearChainCRF(eqx.Module):
         history = -np.asarray(losses, float).reshape(method.epochs, -1).mean(1) * count
         flat, _ = ravel_pytree(parameters)
         penalty = method.l2 * float(jnp.vdot(flat, flat))
-        value = float(engine.total_loss(problem, parameters)) + penalty
+        value, unlikely = (float(v) for v in engine.total_loss(problem, parameters))
         status = Status.MAX_ITERATIONS if np.isfinite(value) else Status.DIVERGED
-        return jax.device_get(parameters), value, penalty, history, len(order), status
+        return jax.device_get(parameters), value + penalty, -unlikely, history, len(order), status
 
     def num_parameters(self) -> int:
         """How many weights there are, those of steps and of first and last labels included."""
@@ -380,7 +398,7 @@ class LinearChainCRF(eqx.Module):
         own = allowed.pair.sum() + (allowed.initial.sum() + allowed.final.sum() if self.boundaries else 0)
         return int(own) + sum(feature.num_parameters() for feature in self.features)
 
-    def _problem(self, batch: Batch, gold: Gold, sample_weight, by_rows: bool):
+    def _problem(self, batch: Batch, gold: Gold, sample_weight, by_rows: bool, objective):
         size = self.num_labels
         tagged = Taggings.of(batch, gold, self.structure, self.labels, sample_weight)
         free_steps = self.structure.pair & (tagged.seen if self.seen_steps else True)
@@ -405,6 +423,8 @@ class LinearChainCRF(eqx.Module):
             tagged.labels,
             tagged.counts.astype(dtype),
             tagged.allowed,
+            objective,
+            self.local,
         )
         return learned, problem
 
@@ -432,7 +452,7 @@ class LinearChainCRF(eqx.Module):
             node = node if found.node is None else node + found.node
             pair = engine.plus(pair, found.pair)
         weights = (self.transition, self.first, self.last)
-        free = engine.complete(node, pair, weights, self.structure, layout.start, last_tokens(layout))
+        free = engine.complete(node, pair, weights, self.structure, layout.start, last_tokens(layout), local=self.local)
         if known is None:
             return batch, free, free
         gold = gold_of([known] if single else known, batch, self.labels)

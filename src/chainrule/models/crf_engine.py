@@ -12,8 +12,10 @@ from ..forms.chain import Chain
 from ..forms.sequences import Sequences
 from ..inference import chain as chain_engine
 from ..inference import decoding, rows
+from ..inference.logspace import logsumexp
 from ..learning import minibatch, progress, quasi_newton
 from . import packed
+from .crf_objectives import Likelihood
 from .features.base import Part
 
 
@@ -125,11 +127,30 @@ def with_structure(node, pair, weights, structure: Structure, start, last, extra
     return Scores(node, table if pair is None else pair + table[None, :, :, None])
 
 
-complete = jax.jit(with_structure)
+@partial(jax.jit, static_argnames="local")
+def complete(node, pair, weights, structure: Structure, start, last, *, local: bool = False) -> Scores:
+    """The scores of any sentences; see `with_structure` and `localised`."""
+    found = with_structure(node, pair, weights, structure, start, last)
+    return localised(found, start) if local else found
+
+
+def localised(scores: Scores, start) -> Scores:
+    """Each step normalised by itself: p(y_t | y_{t−1}, x), as in a maximum-entropy Markov model (McCallum et al. 2000)."""
+    begin = jnp.asarray(start)[:, None]
+    pair = scores.pair if scores.pair.ndim == 4 else scores.pair[None, :, :, None]
+    steps = pair + scores.node[:, None]
+    node = jnp.where(begin, _normalised(scores.node, 1), 0)
+    return Scores(node, jnp.where(begin[:, None], 0, _normalised(steps, 2)))
+
+
+def _normalised(x, axis: int):
+    """X − logsumexp x; −inf stays −inf, also where there is nothing else."""
+    total = jnp.expand_dims(logsumexp(x, axis), axis)
+    return jnp.where(jnp.isfinite(x), x - jnp.where(jnp.isfinite(total), total, 0), -jnp.inf)
 
 
 class Problem(eqx.Module):
-    """What a fit maximises: the conditional log-likelihood of training sentences, weighted.
+    """Training sentences, and what a fit minimises.
 
     Attributes:
         parts: the features.
@@ -141,6 +162,8 @@ class Problem(eqx.Module):
         labels: index of each label, (time, row), where all are known.
         counts: weighted number of steps from i to j among them.
         allowed: True where a label is allowed, (time, label, row), where some are not known.
+        objective: see `crf_objectives`.
+        local: whether each step is normalised by itself.
     """
 
     parts: tuple[Part, ...]
@@ -153,6 +176,8 @@ class Problem(eqx.Module):
     labels: Any
     counts: Any
     allowed: Any
+    objective: Any
+    local: bool = eqx.field(static=True)
 
     def parameters(self):
         """Where the fit begins."""
@@ -168,7 +193,7 @@ class Problem(eqx.Module):
         sides = (self.start, self.last, self.weight, self.labels, self.allowed)
         start, last, weight, labels, allowed = jax.tree.map(lambda x: jnp.asarray(x)[..., rows], sides)
         fixed = (self.weights, self.free, self.structure)
-        return Problem(parts, *fixed, start, last, weight, labels=labels, counts=None, allowed=allowed)
+        return Problem(parts, *fixed, start, last, weight, labels, None, allowed, self.objective, self.local)
 
     def scores(self, parameters, key=None) -> Scores:
         """Log-potentials of the training sentences."""
@@ -181,17 +206,12 @@ class Problem(eqx.Module):
             node = plus(node, found.node)
             pair = plus(pair, found.pair)
         weights = jax.tree.map(lambda w, free: jnp.where(free, w, 0), weights, self.free)
-        return with_structure(node, pair, weights, self.structure, self.start, self.last)
+        found = with_structure(node, pair, weights, self.structure, self.start, self.last)
+        return localised(found, self.start) if self.local else found
 
     def loss(self, parameters, key=None):
-        """−Σ weight · log p(y | x)."""
-        scores = self.scores(parameters, key)
-        if self.allowed is None:
-            return _conditional(scores.node, scores.pair, self.start, self.weight, self.labels, self.counts)
-        everything: Any = rows.total(True, scores.initial, scores.pair, scores.node, self.start, self.weight)
-        node = jnp.where(self.allowed, scores.node, -jnp.inf)
-        agreeing: Any = rows.total(True, scores.initial, scores.pair, node, self.start, self.weight)
-        return everything - agreeing
+        """What is minimised, penalties aside: for the likelihood −Σ weight · log p(y | x)."""
+        return self.objective.loss(self.scores(parameters, key), self)
 
 
 def plus(a, b):
@@ -199,52 +219,6 @@ def plus(a, b):
     if a is None or b is None:
         return b if a is None else a
     return a + b
-
-
-@jax.custom_vjp
-def _conditional(node, pair, start, weight, labels, counts):
-    """−Σ weight · log p(labels): each step's score is taken off its potentials, so that only small numbers are added up.
-
-    The gradient is what the model expects less what is there, token by token.
-    """
-    shifted, _ = _shifted(node, pair, start, weight, labels)
-    return rows.total(True, jnp.zeros(node.shape[1], node.dtype), pair, shifted, start, weight)
-
-
-def _shifted(node, pair, start, weight, labels):
-    there = jnp.asarray(labels)[:, None] == jnp.arange(node.shape[1])[None, :, None]
-    terms = packed.path_terms(jnp.zeros(node.shape[1], node.dtype), pair, node, start, jnp.asarray(labels))
-    terms = jnp.where(weight != 0, terms, 0)  # padding is labelled 0, which may not be allowed to begin
-    return node - terms[:, None], there
-
-
-def _conditional_forward(node, pair, start, weight, labels, counts):
-    shifted, there = _shifted(node, pair, start, weight, labels)
-    s = rows.smooth(jnp.zeros(node.shape[1], node.dtype), pair, shifted, start, weight, log=True)
-    by_node = jnp.where(there, s.marginals - 1, s.marginals) * weight[:, None]
-    by_pair = s.transition_count
-    if pair.ndim == 2:
-        by_pair = by_pair - (_steps(there, start, weight) if counts is None else counts)
-    else:
-        before = jnp.concatenate([there[:1], there[:-1]])
-        step = before[:, :, None] & there[:, None] & ~jnp.asarray(start)[:, None, None]
-        by_pair = by_pair - jnp.where(step, weight[:, None, None], 0)
-    return rows.add_up(weight, s.terms), (by_node, by_pair)
-
-
-def _steps(there, start, weight):
-    """Weighted number of steps from i to j."""
-    before = jnp.roll(there, 1, axis=0).astype(weight.dtype)
-    after = jnp.where(there & ~jnp.asarray(start)[:, None], weight[:, None], 0)
-    return jnp.einsum("tir,tjr->ij", before, after)
-
-
-def _conditional_backward(saved, g):
-    by_node, by_pair = saved
-    return g * by_node, g * by_pair, None, None, None, None
-
-
-_conditional.defvjp(_conditional_forward, _conditional_backward)
 
 
 @jax.jit
@@ -255,15 +229,16 @@ def descend(problem: Problem, order, key, method, numbers, token):
     def loss(parameters, picked, key):
         flat, _ = ravel_pytree(parameters)
         part = problem.take(picked).loss(parameters, key) * (num_rows / len(picked))
-        return (part + l2 * jnp.vdot(flat, flat)) / num_sentences
+        return (part + l2 * jnp.vdot(flat, flat)) / num_sentences  # an unbiased estimate, per sentence
 
     return minibatch.descend(loss, problem.parameters(), order, key, method, rest, token)
 
 
 @jax.jit
 def total_loss(problem: Problem, parameters):
-    """−Σ weight · log p(y | x) over all training sentences."""
-    return problem.loss(parameters)
+    """What is minimised, over all training sentences, and −Σ weight · log p(y | x)."""
+    likelihood = eqx.tree_at(lambda p: p.objective, problem, Likelihood())
+    return problem.loss(parameters), likelihood.loss(parameters)
 
 
 @partial(jax.jit, static_argnames=("memory", "size", "sparse"))
@@ -293,5 +268,9 @@ def climb(problem: Problem, l1, l2, limits, token, *, memory: int, size: int, sp
         history_size=size,
         report=report,
     )
-    penalty = l2 * jnp.vdot(found.x, found.x) + (0 if l1 is None else (l1 * jnp.abs(found.x)).sum())
-    return back(found.x), found.value, penalty, found.history, found.iterations, found.status, found.evaluations
+    if isinstance(problem.objective, Likelihood):
+        penalty = l2 * jnp.vdot(found.x, found.x) + (0 if l1 is None else (l1 * jnp.abs(found.x)).sum())
+        log_prob = penalty - found.value
+    else:
+        log_prob = -eqx.tree_at(lambda p: p.objective, problem, Likelihood()).loss(back(found.x))
+    return back(found.x), found.value, log_prob, found.history, found.iterations, found.status, found.evaluations

@@ -1,0 +1,144 @@
+"""What a fit of a linear-chain CRF minimises, sentence by sentence; `score(y)` is the exponent of p(y | x)."""
+
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+from ..inference import decoding, rows
+from . import packed
+
+
+class Likelihood(eqx.Module):
+    """−log p(y | x), the negative conditional log-likelihood (Lafferty, McCallum and Pereira 2001)."""
+
+    def loss(self, scores, given):
+        """−Σ weight · log p(y | x); labels that are not known are summed out."""
+        if given.allowed is None and given.local:  # log Z is zero
+            return -rows.add_up(given.weight, _terms(scores, given, given.labels))
+        if given.allowed is None:
+            return _conditional(scores.node, scores.pair, given.start, given.weight, given.labels, given.counts)
+        everything: Any = rows.total(True, scores.initial, scores.pair, scores.node, given.start, given.weight)
+        node = jnp.where(given.allowed, scores.node, -jnp.inf)
+        agreeing: Any = rows.total(True, scores.initial, scores.pair, node, given.start, given.weight)
+        return everything - agreeing
+
+
+class MaxMargin(eqx.Module):
+    """The structured hinge: how far the best wrong labelling comes within its margin.
+
+        max_y′ [ score(y′) + cost · #{t : y′_t ≠ y_t} ] − score(y)
+
+    It has kinks, so give it `MiniBatch` rather than `LBFGS`. With cost 0 it is the perceptron's loss (Collins 2002).
+    References: Taskar, Guestrin and Koller (2004), Max-margin Markov networks; Tsochantaridis et al. (2005).
+
+    Args:
+        cost: the margin asked for at each token, ≥ 0.
+
+    Raises:
+        ValueError: a negative cost.
+    """
+
+    cost: float = 1.0
+
+    def __check_init__(self):
+        _check(self)
+
+    def loss(self, scores, given):
+        """Σ weight · hinge. Its gradient is that at the best labelling."""
+        costed = _helped(scores, given, self.cost)
+        best = decoding.best_states(
+            scores.initial, lax.stop_gradient(scores.pair), lax.stop_gradient(costed), given.start
+        )
+        ahead = _terms(scores._replace(node=costed), given, best) - _terms(scores, given, given.labels)
+        return rows.add_up(given.weight, ahead)
+
+
+class SoftmaxMargin(eqx.Module):
+    """The likelihood against labellings that are helped by their errors (Gimpel and Smith 2010).
+
+        log Σ_y′ exp[ score(y′) + cost · #{t : y′_t ≠ y_t} ] − score(y)
+
+    It is a smooth upper bound of the structured hinge.
+
+    Args:
+        cost: the margin asked for at each token, ≥ 0.
+
+    Raises:
+        ValueError: a negative cost.
+    """
+
+    cost: float = 1.0
+
+    def __check_init__(self):
+        _check(self)
+
+    def loss(self, scores, given):
+        """Σ weight · softmax margin."""
+        costed = _helped(scores, given, self.cost)
+        return _conditional(costed, scores.pair, given.start, given.weight, given.labels, given.counts)
+
+
+def _helped(scores, given, cost):
+    """Log-potentials of labels, each wrong one raised by the cost."""
+    wrong = jnp.asarray(given.labels)[:, None] != jnp.arange(scores.node.shape[1])[None, :, None]
+    return scores.node + jnp.where(wrong, jnp.asarray(cost, scores.node.dtype), 0)
+
+
+def _terms(scores, given, labels):
+    """What each token adds to the score of a labelling; zero on padding, whose labels mean nothing."""
+    terms = packed.path_terms(scores.initial, scores.pair, scores.node, jnp.asarray(given.start), jnp.asarray(labels))
+    return jnp.where(given.weight != 0, terms, 0)
+
+
+def _check(objective):
+    if not 0 <= objective.cost < float("inf"):
+        raise ValueError(f"{type(objective).__name__}: cost is {objective.cost}; it must be a number from 0 on")
+
+
+@jax.custom_vjp
+def _conditional(node, pair, start, weight, labels, counts):
+    """−Σ weight · log p(labels): each step's score is taken off its potentials, so that only small numbers are added up.
+
+    The gradient is what the model expects less what is there, token by token.
+    """
+    shifted, _ = _shifted(node, pair, start, weight, labels)
+    return rows.total(True, jnp.zeros(node.shape[1], node.dtype), pair, shifted, start, weight)
+
+
+def _shifted(node, pair, start, weight, labels):
+    there = jnp.asarray(labels)[:, None] == jnp.arange(node.shape[1])[None, :, None]
+    terms = packed.path_terms(jnp.zeros(node.shape[1], node.dtype), pair, node, start, jnp.asarray(labels))
+    terms = jnp.where(weight != 0, terms, 0)  # padding is labelled 0, which may not be allowed to begin
+    return node - terms[:, None], there
+
+
+def _conditional_forward(node, pair, start, weight, labels, counts):
+    shifted, there = _shifted(node, pair, start, weight, labels)
+    s = rows.smooth(jnp.zeros(node.shape[1], node.dtype), pair, shifted, start, weight, log=True)
+    by_node = jnp.where(there, s.marginals - 1, s.marginals) * weight[:, None]
+    by_pair = s.transition_count
+    if pair.ndim == 2:
+        by_pair = by_pair - (_steps(there, start, weight) if counts is None else counts)
+    else:
+        before = jnp.concatenate([there[:1], there[:-1]])
+        step = before[:, :, None] & there[:, None] & ~jnp.asarray(start)[:, None, None]
+        by_pair = by_pair - jnp.where(step, weight[:, None, None], 0)
+    return rows.add_up(weight, s.terms), (by_node, by_pair)
+
+
+def _steps(there, start, weight):
+    """Weighted number of steps from i to j."""
+    before = jnp.roll(there, 1, axis=0).astype(weight.dtype)
+    after = jnp.where(there & ~jnp.asarray(start)[:, None], weight[:, None], 0)
+    return jnp.einsum("tir,tjr->ij", before, after)
+
+
+def _conditional_backward(saved, g):
+    by_node, by_pair = saved
+    return g * by_node, g * by_pair, None, None, None, None
+
+
+_conditional.defvjp(_conditional_forward, _conditional_backward)
