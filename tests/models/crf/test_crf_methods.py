@@ -1,0 +1,317 @@
+"""Networks, mini-batches, other objectives, local normalisation, saving, and looking at the weights."""
+
+import itertools
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+import oracles
+import pytest
+
+import chainrule as cr
+from chainrule.models import crf_engine
+from chainrule.models.results import Table
+
+LABELS = ["D", "N", "V"]
+X = [["the", "dog", "barks"], ["a", "cat", "sleeps"], ["the", "cat"], ["dog"], ["a", "dog", "sleeps", "the", "cat"]]
+Y = [["D", "N", "V"], ["D", "N", "V"], ["D", "N"], ["N"], ["D", "N", "V", "D", "N"]]
+WORDS = {word: n for n, word in enumerate(sorted({w for x in X for w in x}), 1)}
+KEY = jax.random.key(3)
+
+
+def ids(sentence):
+    return np.array([WORDS.get(word, 0) for word in sentence])
+
+
+def describe(sentence, i):
+    return {"word": sentence[i], "first": i == 0}
+
+
+def tagger(key=KEY, dropout=0.0):
+    embedding = eqx.nn.Embedding(len(WORDS) + 1, 4, key=key)
+    return cr.neural.SequenceTagger(embedding, 3, hidden_size=4, dropout=dropout, key=key)
+
+
+class Pairs(eqx.Module):
+    """Potentials of steps from the numbers at both ends; forgets nothing, so its sentences need rows of their own."""
+
+    weight: jax.Array
+
+    def __call__(self, x):
+        return jnp.einsum("t,tkl->tkl", x[:-1] + x[1:], jnp.broadcast_to(self.weight, (len(x) - 1, 3, 3)))
+
+
+@pytest.fixture(scope="module")
+def sparse():
+    crf = cr.LinearChainCRF(LABELS, [cr.templates("%x[0,0]", "%x[-1,0]")])
+    return crf.fit(X, Y, method=cr.LBFGS(l2=0.1)).model
+
+
+# Networks
+
+
+def test_a_packed_network_scores_each_sentence_as_if_it_were_alone():
+    module = tagger()
+    crf = cr.LinearChainCRF(LABELS, [cr.neural_feature(module, ids)], boundaries=False)
+    for sentence, log_partition in zip(X, crf.log_partition(X), strict=True):
+        node = np.asarray(module(jnp.asarray(ids(sentence)), inference=True))
+        truth = oracles.enumerate_chain(np.zeros(3), np.zeros((3, 3)), node).log_partition
+        assert log_partition == pytest.approx(truth, rel=1e-5, abs=1e-5)
+
+
+def test_potentials_of_steps_from_a_network_without_memory_of_rows():
+    rng = np.random.default_rng(0)
+    weight = rng.normal(size=(3, 3)).astype(np.float32)
+    x = [rng.normal(size=n).astype(np.float32) for n in (4, 2, 1, 3)]
+    crf = cr.LinearChainCRF(LABELS, [cr.neural_feature(Pairs(jnp.asarray(weight)))])
+    object.__setattr__(crf, "token", "array")
+    for one, log_partition in zip(x, crf.log_partition(x), strict=True):
+        pair = (one[:-1] + one[1:])[:, None, None] * weight
+        truth = oracles.enumerate_chain(np.zeros(3), pair, np.zeros((len(one), 3))).log_partition
+        assert log_partition == pytest.approx(truth, rel=1e-5, abs=1e-5)
+
+
+def test_a_network_learns_together_with_sparse_weights():
+    features = [cr.neural_feature(tagger(dropout=0.1), ids), cr.attributes(describe)]
+    crf = cr.LinearChainCRF(LABELS, features)
+    method = cr.MiniBatch(epochs=40, batch_size=3, learning_rate=0.03)
+    fit = crf.fit(X, Y, method=method, key=KEY)
+    assert fit.model.predict(X) == Y
+    assert fit.history.shape == (40,)
+    assert fit.history[-5:].mean() > fit.history[:5].mean()
+    assert fit.log_prob == pytest.approx(fit.model.log_prob(X, Y).sum(), rel=1e-4)
+    before, after = jax.tree.leaves(eqx.filter((crf, fit.model), eqx.is_inexact_array))[:1], fit.model.features[0]
+    assert not np.allclose(before[0], after.module.embedding.weight)
+
+
+def test_what_a_network_returns_must_fit():
+    class Wrong(eqx.Module):
+        def __call__(self, x):
+            return jnp.zeros((len(x), 5))
+
+    with pytest.raises(ValueError, match=r"returns shape \(\d+, 5\)"):
+        cr.LinearChainCRF(LABELS, [cr.neural_feature(Wrong(), ids)]).fit(X, Y)
+    with pytest.raises(ValueError, match="pass inputs="):
+        cr.LinearChainCRF(LABELS, [cr.neural_feature(tagger())]).fit(X, Y)
+    with pytest.raises(ValueError, match="sentence 0 has 3 tokens"):
+        cr.LinearChainCRF(LABELS, [cr.neural_feature(tagger(), lambda s: ids(s)[:1])]).fit(X, Y)
+    with pytest.raises(ValueError, match="not callable"):
+        cr.neural_feature(3)
+
+
+# Mini-batches
+
+
+def test_mini_batches_come_near_the_optimum_of_the_whole():
+    crf = cr.LinearChainCRF(LABELS, [cr.attributes(describe)])
+    best = crf.fit(X, Y, method=cr.LBFGS(l2=0.1))
+    method = cr.MiniBatch(epochs=400, batch_size=2, learning_rate=0.05, l2=0.1, decay=0.0)
+    near = crf.fit(X, Y, method=method, key=KEY)
+    assert near.restart_objectives[0] <= best.restart_objectives[0] + 1e-3
+    assert near.restart_objectives[0] == pytest.approx(best.restart_objectives[0], abs=0.02)
+
+
+def test_the_same_key_gives_the_same_fit_and_compiles_once():
+    crf = cr.LinearChainCRF(LABELS, [cr.attributes(describe)])
+    method = cr.MiniBatch(epochs=2, batch_size=2, learning_rate=0.1)
+    first = crf.fit(X, Y, method=method, key=KEY)
+    before = crf_engine.descend._cache_size()
+    second = crf.fit(X, Y, method=cr.MiniBatch(epochs=2, batch_size=2, learning_rate=0.1), key=KEY)
+    other = crf.fit(X, Y, method=cr.MiniBatch(epochs=2, batch_size=2, learning_rate=0.2), key=jax.random.key(4))
+    assert crf_engine.descend._cache_size() == before
+    assert first.log_prob == second.log_prob != other.log_prob
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"epochs": 0}, "epochs is 0"),
+        ({"batch_size": 0}, "batch_size is 0"),
+        ({"learning_rate": 0.0}, "learning_rate is 0.0"),
+        ({"clip": -1.0}, "clip is -1.0"),
+        ({"l2": -0.5}, "l2 is -0.5"),
+        ({"decay": float("nan")}, "decay is nan"),
+    ],
+)
+def test_mini_batches_refuse(arguments, message):
+    with pytest.raises(ValueError, match=message):
+        cr.MiniBatch(**arguments)
+
+
+def test_random_methods_need_a_key():
+    with pytest.raises(ValueError, match="give key="):
+        cr.LinearChainCRF(LABELS, [cr.attributes(describe)]).fit(X, Y, method=cr.MiniBatch())
+
+
+# Objectives
+
+
+def slow_objective(model, cost, soft):
+    """Σ over sentences, by enumeration of the model's own chains."""
+    total = 0.0
+    for x, y in zip(X, Y, strict=True):
+        chain = model.chain(x)
+        initial, pair, node = (np.asarray(a, float) for a in (chain.initial, chain.pair, chain.node))
+        gold = [LABELS.index(label) for label in y]
+        node[np.arange(len(y)), gold] -= cost
+        node += cost
+        found = oracles.enumerate_chain(initial, pair, node)
+        own = oracles.score_path(initial, pair, node, gold)
+        total += (found.log_partition if soft else found.paths[0][0]) - own
+    return total
+
+
+@pytest.mark.parametrize("soft", [True, False])
+def test_margins_are_what_enumeration_says(soft):
+    crf = cr.LinearChainCRF(LABELS, [cr.attributes(describe)])
+    objective = cr.SoftmaxMargin(0.7) if soft else cr.MaxMargin(0.7)
+    method = cr.LBFGS(l2=0.0, max_iterations=2) if soft else cr.MiniBatch(epochs=3, batch_size=2, learning_rate=0.05)
+    fit = crf.fit(X, Y, method=method, objective=objective, key=KEY)
+    assert -fit.restart_objectives[0] == pytest.approx(slow_objective(fit.model, 0.7, soft), rel=1e-4, abs=1e-5)
+    assert fit.log_prob == pytest.approx(fit.model.log_prob(X, Y).sum(), rel=1e-4, abs=1e-5)
+
+
+def test_a_perceptron_by_hand():
+    """One sentence, one attribute: the first step is from a tie, and the mean of one step is that step."""
+    crf = cr.LinearChainCRF(["a", "b"], [cr.attributes()], boundaries=False, all_pairs=True)
+    fit = crf.fit([["u", "v"]], [["b", "a"]], method=cr.AveragedPerceptron(1), key=KEY)
+    # at zero weights Viterbi takes "a" twice: f(x, y) − f(x, ŷ) moves u from a to b, and the step a → a to b → a
+    weights = {(row["feature"], row["label"]): row["weight"] for row in fit.model.strongest(10)}
+    assert weights == {("u", "b"): 1.0, ("u", "a"): -1.0}
+    np.testing.assert_array_equal(fit.model.transition, [[-1, 0], [1, 0]])
+
+
+def test_perceptron_and_margin_learn_what_can_be_learnt():
+    crf = cr.LinearChainCRF(LABELS, [cr.attributes(describe)])
+    perceptron = crf.fit(X, Y, method=cr.AveragedPerceptron(10), key=KEY)
+    assert perceptron.history[-1] == 0  # it stops where nothing is wrong, be it by a tie
+    assert cr.evaluation.token_accuracy(Y, perceptron.model.predict(X)) > 0.8
+    margin = crf.fit(X, Y, method=cr.MiniBatch(epochs=60, learning_rate=0.1), objective=cr.MaxMargin(), key=KEY)
+    assert margin.model.predict(X) == Y
+    assert margin.restart_objectives[0] == pytest.approx(0, abs=0.5)
+
+
+def test_margins_need_all_labels():
+    crf = cr.LinearChainCRF(LABELS, [cr.attributes(describe)])
+    with pytest.raises(ValueError, match="MaxMargin needs all labels"):
+        crf.fit([["the", "dog"]], [["D", None]], objective=cr.MaxMargin())
+    with pytest.raises(ValueError, match="cost is -1"):
+        cr.MaxMargin(-1)
+    with pytest.raises(ValueError, match="objective is"):
+        crf.fit(X, Y, objective="hinge")
+
+
+# Local normalisation
+
+
+def test_a_model_of_local_steps_is_a_product_of_them():
+    crf = cr.LinearChainCRF(LABELS, [cr.attributes(describe), cr.templates("B:%x[0,0]")], local=True)
+    fit = crf.fit(X, Y, method=cr.LBFGS(l2=0.1))
+    np.testing.assert_allclose(fit.model.log_partition(X), 0, atol=1e-5)
+    assert fit.log_prob == pytest.approx(fit.model.log_prob(X, Y).sum(), rel=1e-4)
+    chain = fit.model.chain(X[4])
+    np.testing.assert_allclose(np.exp(chain.pair).sum(-1), 1, rtol=1e-5)
+    np.testing.assert_allclose(np.exp(chain.node[0]).sum(), 1, rtol=1e-5)
+    np.testing.assert_array_equal(chain.node[1:], 0)
+    assert fit.model.predict(X) == Y
+
+
+def test_local_steps_respect_structure_and_sum_out_unknown_labels():
+    labels = ["O", "B", "I"]
+    x, y = [["a", "b", "c"], ["b", "c"]], [["B", "I", "O"], [None, {"I", "O"}]]
+    crf = cr.LinearChainCRF(labels, [cr.attributes()], transitions=cr.bio_graph(labels), local=True)
+    fit = crf.fit(x, y, method=cr.LBFGS(l2=0.1))
+    chain = fit.model.chain(x[0])
+    assert (np.asarray(chain.pair)[:, 0, 2] == -np.inf).all()
+    assert fit.log_prob == pytest.approx(fit.model.log_prob(x, y).sum(), rel=1e-4)
+    everything = oracles.enumerate_chain(chain.initial, chain.pair, chain.node)
+    assert everything.log_partition == pytest.approx(0, abs=1e-5)
+
+
+# Gradients
+
+
+def test_log_prob_is_differentiable_by_every_weight(sparse):
+    """By what the model expects: at token weights the feature's count less its expectation."""
+    slopes = eqx.filter_grad(lambda m: m.log_prob(X, Y).sum())(sparse)
+    by_steps = -sparse.posterior(X).transitions.astype(float)
+    for y in Y:
+        for before, after in itertools.pairwise(y):
+            by_steps[LABELS.index(before), LABELS.index(after)] += 1
+    np.testing.assert_allclose(slopes.transition, by_steps, atol=1e-5)
+    node = sparse.features[0].node
+    index = sparse.features[0].index.node.find("%x[0,0]=dog")
+    place = int(np.flatnonzero((node.attribute == index) & (node.outcome == 1))[0])
+    marginals = sparse.posterior(X).marginals
+    tokens = [(x[t], y[t], m[t, 1]) for x, y, m in zip(X, Y, marginals, strict=True) for t in range(len(x))]
+    wanted = sum((label == "N") - expected for word, label, expected in tokens if word == "dog")
+    assert slopes.features[0].node.values[place] == pytest.approx(wanted, abs=1e-5)
+
+
+# Saving
+
+
+def test_a_saved_model_predicts_the_same(tmp_path, sparse):
+    cr.save(tmp_path / "crf.npz", sparse)
+    back = cr.load(tmp_path / "crf.npz")
+    assert back.predict(X) == sparse.predict(X)
+    np.testing.assert_array_equal(back.log_prob(X, Y), sparse.log_prob(X, Y))
+    assert repr(back) == repr(sparse)
+
+
+def test_code_is_taken_from_a_model_like_it(tmp_path):
+    def agrees(x, y_prev, y, i):
+        return y_prev == "D" and y == "N"
+
+    def build():
+        features = [cr.attributes(describe), cr.feature_function(agrees), cr.neural_feature(tagger(), ids)]
+        return cr.LinearChainCRF(LABELS, features, transitions=None)
+
+    fitted = build().fit(X, Y, method=cr.LBFGS(l2=0.1, max_iterations=5)).model
+    cr.save(tmp_path / "crf.npz", fitted)
+    back = cr.load(tmp_path / "crf.npz", like=build())
+    np.testing.assert_allclose(back.log_prob(X, Y), fitted.log_prob(X, Y), rtol=1e-6)
+    with pytest.raises(ValueError, match="describe, code that a file cannot hold"):
+        cr.load(tmp_path / "crf.npz")
+
+
+# Inspection
+
+
+def test_the_strongest_weights_are_told_by_name(sparse):
+    weights = sparse.features[0].node
+    best = int(np.argmax(np.abs(weights.values)))
+    top = sparse.strongest(3)
+    assert top[0]["weight"] == pytest.approx(float(weights.values[best]))
+    assert top[0]["feature"] == sparse.features[0].index.node.name(int(weights.attribute[best]))
+    assert [abs(row["weight"]) for row in top] == sorted((abs(row["weight"]) for row in top), reverse=True)
+    assert {row["label"] for row in sparse.strongest(5, label="N")} == {"N"}
+    step = sparse.strongest_steps(1)[0]
+    at = LABELS.index(step["previous"]), LABELS.index(step["label"])
+    assert abs(step["weight"]) == pytest.approx(np.abs(np.asarray(sparse.transition)).max())
+    assert step["weight"] == pytest.approx(float(sparse.transition[at]))
+    with pytest.raises(ValueError, match="at least one row"):
+        sparse.strongest(0)
+
+
+def test_weights_of_steps_numbers_and_functions_are_told_by_name():
+    def parity(x, y, i):
+        return [y == "a", i % 2]
+
+    x = [["p", "q"], ["q", "q", "p"]]
+    features = [
+        cr.templates("B0:%x[0,0]"),
+        cr.feature_function(parity),
+        cr.dense(lambda s: np.array([[len(w)] for w in s])),
+    ]
+    crf = cr.LinearChainCRF(["a", "b"], features).fit(x, [["a", "b"], ["b", "b", "a"]]).model
+    rows = crf.strongest(50)
+    named = {row["feature"] for row in rows}
+    assert {"parity[0]", "bias", "x[0]"} <= named
+    assert {row["previous"] for row in rows if row["feature"].startswith("B0:")} <= {"a", "b"}
+
+
+def test_tables_read_as_tables():
+    table = Table([{"weight": 1.23456789, "label": "N"}, {"weight": -2.0, "previous": "D"}])
+    assert repr(table).splitlines() == ["weight  label  previous", "1.235   N", "-2             D"]
