@@ -187,7 +187,10 @@ def fits():
     return get
 
 
-@pytest.mark.parametrize("name", CASES)
+SLOW = ("two at least", "all pairs", "both")  # each compiles a program of its own
+
+
+@pytest.mark.parametrize("name", [pytest.param(n, marks=pytest.mark.slow) if n in SLOW else n for n in CASES])
 def test_the_fit_is_the_optimum(fits, name):
     found, objective, (value, weights) = fits(name)
     assert found.status is cr.Status.CONVERGED
@@ -205,7 +208,7 @@ def test_the_fit_is_the_optimum(fits, name):
         assert found.num_parameters >= len(objective.names)
 
 
-@pytest.mark.parametrize("name", ["l1", "both"])
+@pytest.mark.parametrize("name", ["l1", pytest.param("both", marks=pytest.mark.slow)])
 def test_l1_makes_zeros(fits, name):
     found, objective, (_, weights) = fits(name)
     mine = objective.weights_of(found.model)
@@ -245,6 +248,7 @@ def test_the_same_data_compile_once(fits):
     assert crf_engine.climb._cache_size() == before
 
 
+@pytest.mark.slow
 def test_a_weight_of_two_is_a_sentence_twice():
     weights = [1, 2, 0, 1, 3]
     x, y = ([s for s, n in zip(data, weights, strict=True) for _ in range(n)] for data in (X, Y))
@@ -265,6 +269,7 @@ def test_a_second_fit_begins_where_the_first_ended(fits):
     assert second.history[-1] >= second.history[0] - 1e-12
 
 
+@pytest.mark.slow
 def test_new_data_begin_with_the_weights_of_old_attributes(fits):
     """With weights for all pairs nothing is lost, so the first objective is what the old model says."""
     x, y = [["a", "b", "new"], ["c", "new"]], [["A", "B", "A"], ["A", "B"]]
