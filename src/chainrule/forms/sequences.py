@@ -110,7 +110,7 @@ class Sequences(eqx.Module):
         """Sum one number per step over each sequence; padding is left out."""
         time, rows = terms.shape
         if len(self.lengths) * time <= 4 * terms.size:
-            steps = jnp.arange(time)[None, :]
+            steps = jnp.arange(time, dtype=jnp.int32)[None, :]
             place = jnp.minimum(jnp.asarray(self.offset)[:, None] + steps, time - 1) * rows + self.row[:, None]
             picked = jnp.where(steps < self.lengths[:, None], terms.reshape(-1)[place], 0)
             # two levels, so that float32 rounding grows with the square root of the length and not with the length
@@ -128,7 +128,7 @@ class Sequences(eqx.Module):
         # sequences lie in a row in the order of their numbers' placement: mark each start, carry the mark onwards
         place = jnp.where(jnp.asarray(self.lengths) > 0, self.offset, shape[0])
         marked = first.at[place, self.row].set(index + 1, mode="drop")
-        when = jnp.where(marked > 0, jnp.arange(shape[0])[:, None], 0)
+        when = jnp.where(marked > 0, jnp.arange(shape[0], dtype=jnp.int32)[:, None], 0)
         latest = jax.lax.cummax(when, axis=0)
         return jnp.clip(jnp.take_along_axis(marked, latest, axis=0) - 1, 0, last)
 

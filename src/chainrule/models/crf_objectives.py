@@ -83,7 +83,7 @@ class SoftmaxMargin(eqx.Module):
 
 def _helped(scores, given, cost):
     """Log-potentials of labels, each wrong one raised by the cost."""
-    wrong = jnp.asarray(given.labels)[:, None] != jnp.arange(scores.node.shape[1])[None, :, None]
+    wrong = jnp.asarray(given.labels)[:, None] != jnp.arange(scores.node.shape[1], dtype=jnp.int32)[None, :, None]
     return scores.node + jnp.where(wrong, jnp.asarray(cost, scores.node.dtype), 0)
 
 
@@ -109,7 +109,7 @@ def _conditional(node, pair, start, weight, labels, counts):
 
 
 def _shifted(node, pair, start, weight, labels):
-    there = jnp.asarray(labels)[:, None] == jnp.arange(node.shape[1])[None, :, None]
+    there = jnp.asarray(labels)[:, None] == jnp.arange(node.shape[1], dtype=jnp.int32)[None, :, None]
     terms = packed.path_terms(jnp.zeros(node.shape[1], node.dtype), pair, node, start, jnp.asarray(labels))
     terms = jnp.where(weight != 0, terms, 0)  # padding is labelled 0, which may not be allowed to begin
     return node - terms[:, None], there

@@ -265,7 +265,7 @@ class SparsePart(Part):
         found = jnp.swapaxes(found.reshape(-1, self.rows, found.shape[-1]), 1, 2)
         if self.once is None:
             return found
-        outcomes = jnp.arange(found.shape[1])[None, :, None]
+        outcomes = jnp.arange(found.shape[1], dtype=jnp.int32)[None, :, None]
         return found + jnp.where(outcomes == self.label[:, None], (shared * self.once)[:, None], 0)
 
     def potentials(self, parameters, key=None) -> Potentials:
