@@ -31,6 +31,7 @@ _HOME = {
     "EM": "learning",
     "Adam": "learning",
     "LBFGS": "learning",
+    "MiniBatch": "learning",
     "Fit": "learning",
     "Status": "learning",
     "HMM": "models.hmm",
@@ -39,6 +40,7 @@ _HOME = {
     "attributes": "models.features",
     "dense": "models.features",
     "feature_function": "models.features",
+    "neural_feature": "models.features",
     "templates": "models.features",
     "MarkovChain": "models.markov_chain",
     "bio_graph": "graphs",
@@ -60,10 +62,10 @@ if TYPE_CHECKING:
     from .graphs.factor_graph import FactorGraph
     from .graphs.transition_graph import TransitionGraph
     from .io import load, save
-    from .learning import EM, LBFGS, Adam, Fit, Status
+    from .learning import EM, LBFGS, Adam, Fit, MiniBatch, Status
     from .models import emissions, features
     from .models.crf import LinearChainCRF
-    from .models.features import attributes, dense, feature_function, templates
+    from .models.features import attributes, dense, feature_function, neural_feature, templates
     from .models.hmm import HMM, HMMPrior
     from .models.markov_chain import MarkovChain
 

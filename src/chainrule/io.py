@@ -14,6 +14,7 @@ with what it is.
     ["key", implementation, name]     random keys                ["enum", class, member]
     ["module", class, fields, batch]  a chainrule object
     ["template", type, leaves]        code: a user's own module or function, refilled from `load(path, like=model)`
+    ["state", class, node, code]      an object that is built from its `state()`; code is None, or taken from `like`
 
 Loading a stranger's file runs no code of theirs: classes are found only among the Equinox modules and enumerations
 that chainrule itself defines, are filled field by field, and then pass the checks of their own constructor.
@@ -157,7 +158,7 @@ class _Encoder:
     def __init__(self):
         self.arrays: dict[str, np.ndarray] = {}
 
-    def encode(self, value: Any, place: tuple[str, ...]) -> Any:
+    def encode(self, value: Any, place: tuple[str, ...]) -> Any:  # noqa: PLR0912, one branch for each kind of node
         if len(place) > _MAX_DEPTH:
             raise ValueError(f"{_at(place[:4])}… is nested more than {_MAX_DEPTH} deep")
         if isinstance(value, np.str_):
@@ -185,6 +186,8 @@ class _Encoder:
             node = ["enum", _class_name(kind), value.name]
         elif isinstance(value, eqx.Module) and _is_ours(kind, eqx.Module):
             node = self._module(value, place)
+        elif _is_ours(kind, object) and _rebuilds(kind):
+            node = self._state(value, place)
         elif callable(value) or not jax.tree_util.all_leaves([value]):
             node = self._template(value, place)
         else:
@@ -214,6 +217,11 @@ class _Encoder:
         fields = {name: self.encode(getattr(value, name), (*place, name)) for name in names}
         return ["module", _class_name(type(value)), fields, _batch_axes(value, place)]
 
+    def _state(self, value: Any, place: tuple[str, ...]) -> list:
+        code = getattr(value, "code", None)
+        name = None if code is None else _class_name(code if hasattr(code, "__qualname__") else type(code))
+        return ["state", _class_name(type(value)), self.encode(value.state(), (*place, "state")), name]
+
     def _template(self, value: Any, place: tuple[str, ...]) -> list:
         leaves = {}
         for i, (path, leaf) in enumerate(jax.tree_util.tree_flatten_with_path(value)[0]):
@@ -229,7 +237,7 @@ class _Decoder:
         self.members = members  # each is taken out when it is used
         self.x64 = x64
 
-    def decode(self, node: Any, place: tuple[str, ...], like: Any = _ABSENT) -> Any:
+    def decode(self, node: Any, place: tuple[str, ...], like: Any = _ABSENT) -> Any:  # noqa: PLR0912
         if len(place) > _MAX_DEPTH:
             raise ValueError(f"damaged: nested more than {_MAX_DEPTH} deep")
         match node:
@@ -254,6 +262,8 @@ class _Decoder:
                 value = self._member(_resolve(name, enum.Enum), member, place)
             case ["module", str(name), dict(fields), int(batch)]:
                 value = self._module(_resolve(name, eqx.Module), fields, batch, place, like)
+            case ["state", str(name), state, None | str() as code]:
+                value = self._rebuilt(name, state, code, place, like)
             case ["template", str(name), dict(leaves)]:
                 value = self._template(name, leaves, place, like)
             case _:
@@ -334,6 +344,24 @@ class _Decoder:
         except Exception as error:  # whatever a stranger's values provoke, the caller sees one kind of error
             raise ValueError(f"{_at(place)} is not a valid {cls.__name__}: {error}") from error
         return module
+
+    def _rebuilt(self, name: str, state: Any, code: str | None, place: tuple[str, ...], like: Any) -> Any:
+        cls = _resolve(name, object)
+        if not _rebuilds(cls):
+            raise ValueError(f"damaged: {_at(place)} claims that {name} is built from a state")
+        told = {}
+        if code is not None:
+            told["code"] = getattr(like, "code", None)
+            if told["code"] is None:
+                raise ValueError(
+                    f"{_at(place)} was made with {code}, code that a file cannot hold; build a model as the saved one was "
+                    "built, and pass it: load(path, like=model)"
+                )
+        found = self.decode(state, (*place, "state"))
+        try:
+            return cls.from_state(found, **told)
+        except Exception as error:  # whatever a stranger's values provoke, the caller sees one kind of error
+            raise ValueError(f"{_at(place)} is not a valid {cls.__name__}: {error!r}") from error
 
     def _template(self, name: str, saved: dict, place: tuple[str, ...], like: Any) -> Any:
         if like is _ABSENT:
@@ -471,6 +499,11 @@ def _is_ours(cls: type, base: type) -> bool:
         return issubclass(cls, base) and _resolve(_class_name(cls), base) is cls
     except ValueError:
         return False
+
+
+def _rebuilds(cls: type) -> bool:
+    """Whether objects are saved by what `state()` says of them."""
+    return inspect.isfunction(vars(cls).get("state")) and isinstance(vars(cls).get("from_state"), classmethod)
 
 
 def _class_name(thing: Any) -> str:

@@ -3,5 +3,6 @@
 from .em import EM
 from .fit import Fit, Status
 from .gradient import LBFGS, Adam
+from .minibatch import MiniBatch
 
-__all__ = ["EM", "LBFGS", "Adam", "Fit", "Status"]
+__all__ = ["EM", "LBFGS", "Adam", "Fit", "MiniBatch", "Status"]

@@ -7,6 +7,7 @@ for labels y of a sentence x (Lafferty, McCallum and Pereira 2001). The features
 labels, and a structure: which labels may begin, follow one another and end.
 """
 
+import dataclasses
 from collections.abc import Hashable, Sequence
 from typing import Any
 
@@ -15,21 +16,26 @@ import jax
 import jax.numpy as jnp
 import networkx as nx
 import numpy as np
+from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Float, Key
 
-from ..forms.chain import Chain, is_concrete
+from ..forms.chain import Chain, assemble, is_concrete
 from ..forms.sequences import bucket
 from ..graphs.factor_graph import FactorGraph
 from ..graphs.labels import first_duplicate
 from ..learning import progress as bars
 from ..learning.fit import Fit, Status
 from ..learning.gradient import LBFGS
+from ..learning.minibatch import MiniBatch
 from ..learning.quasi_newton import Ending, Limits
 from . import crf_engine as engine
 from .crf_data import Taggings, as_allowed, gold_of, last_tokens, read_sentences, structure_of
+from .emissions.base import generator
 from .features.base import AbstractFeature, Batch, Gold, Options
 from .features.sparse import as_feature
-from .results import Path, Posterior
+from .results import Path, Posterior, Table, find
+
+_ANY = object()  # None may be a label
 
 
 class LinearChainCRF(eqx.Module):
@@ -68,7 +74,7 @@ class LinearChainCRF(eqx.Module):
     transition: Float[Array, "label label"]
     first: Float[Array, " label"]
     last: Float[Array, " label"]
-    allowed: tuple[bytes, bytes, bytes] = eqx.field(static=True)
+    structure: engine.Structure
     boundaries: bool = eqx.field(static=True)
     seen_steps: bool = eqx.field(static=True)
     options: Options = eqx.field(static=True)
@@ -99,22 +105,22 @@ class LinearChainCRF(eqx.Module):
             raise ValueError(f"min_pairs is {min_pairs}; pairs occur at one token or more")
         size = len(self.labels)
         self.transition, self.first, self.last = jnp.zeros((size, size)), jnp.zeros(size), jnp.zeros(size)
-        initial, pair, final = (part.tobytes() for part in structure_of(self.labels, transitions))
-        self.allowed = initial, pair, final
+        self.structure = engine.Structure(*structure_of(self.labels, transitions))
         self.boundaries, self.seen_steps = boundaries, seen_steps
         self.options = Options(all_pairs, min_pairs, self.labels)
         self.token = None
+
+    def __check_init__(self):
+        size = self.num_labels
+        wanted = {"transition": (size, size), "first": (size,), "last": (size,)}
+        for name, shape in wanted.items():
+            if getattr(self, name).shape != shape:
+                raise ValueError(f"{name} has shape {getattr(self, name).shape}; {size} labels ask for {shape}")
 
     @property
     def num_labels(self) -> int:
         """K."""
         return len(self.labels)
-
-    @property
-    def structure(self) -> engine.Structure:
-        """Which labels may begin (label,), follow one another (label, label), and end (label,)."""
-        initial, pair, final = (np.frombuffer(part, bool) for part in self.allowed)
-        return engine.Structure(initial, pair.reshape(self.num_labels, -1), final)
 
     def graph(self) -> nx.DiGraph:
         """The steps that are allowed, with their weights."""
@@ -229,9 +235,61 @@ class LinearChainCRF(eqx.Module):
             factors["step", t] = ((("y", t - 1), ("y", t)), pair if pair.ndim == 2 else pair[t - 1])
         return FactorGraph({("y", t): self.labels for t in range(len(node))}, factors)
 
+    # Inspection
+
+    def strongest(self, n: int = 10, *, label: Hashable = _ANY) -> Table:
+        """The n features with the largest absolute weights: rows of weight, feature, label, and previous label.
+
+        Args:
+            n: how many rows.
+            label: only weights that speak for this label.
+
+        Raises:
+            ValueError: an unknown label, or n below one.
+        """
+        wanted = None if label is _ANY else find(label, self.labels)
+        rows = []
+        for feature in self.features:
+            for listed in feature.listed():
+                mine = np.flatnonzero((listed.values != 0) & ((wanted is None) | (listed.label == wanted)))
+                for k in mine[np.argsort(-np.abs(listed.values[mine]), kind="stable")[: _positive(n)]]:
+                    name, before = listed.describe(int(k))
+                    row = {
+                        "weight": float(listed.values[k]),
+                        "feature": name,
+                        "label": self._name(int(listed.label[k])),
+                    }
+                    rows.append(row | ({"previous": self._name(before)} if before >= 0 else {}))
+        return Table(sorted(rows, key=lambda row: -abs(row["weight"]))[:n])
+
+    def strongest_steps(self, n: int = 10) -> Table:
+        """The n steps between labels with the largest absolute weights: rows of weight, previous label, label."""
+        weights = np.where(self.structure.pair, np.asarray(self.transition), 0)
+        order = np.argsort(-np.abs(weights), axis=None, kind="stable")[: _positive(n)]
+        steps = [divmod(int(k), self.num_labels) for k in order]
+        return Table(
+            [
+                {"weight": float(weights[i, j]), "previous": self.labels[i], "label": self.labels[j]}
+                for i, j in steps
+                if weights[i, j] != 0
+            ]
+        )
+
+    def _name(self, index: int):
+        return None if index < 0 else self.labels[index]
+
     # Learning
 
-    def fit(self, x, y, *, method: LBFGS | None = None, sample_weight=None, progress: bool = False) -> Fit:
+    def fit(
+        self,
+        x,
+        y,
+        *,
+        method: LBFGS | MiniBatch | None = None,
+        key: Key[Array, ""] | None = None,
+        sample_weight=None,
+        progress: bool = False,
+    ) -> Fit:
         """Learn the weights, by maximum (penalised) conditional likelihood.
 
         Weights that the model has already are where the fit begins (a warm start): attributes are matched by name.
@@ -240,41 +298,48 @@ class LinearChainCRF(eqx.Module):
             x: sentences, a list.
             y: for each sentence a list with one entry for each token: its label, None where it is not known, or a set of
                 labels that it may have. Unknown labels are summed out.
-            method: `LBFGS(l1=…, l2=…)`; penalties are l1·Σ|w| and l2·Σw². `LBFGS(l2=1.0)` by default.
+            method: `LBFGS(l1=…, l2=…)`, with penalties l1·Σ|w| and l2·Σw², or `MiniBatch(…)`, for networks.
+                `LBFGS(l2=1.0)` by default.
+            key: for `MiniBatch`: the order of the sentences, and dropout.
             sample_weight: how much each sentence counts, ≥ 0.
             progress: show a progress bar.
 
         Returns:
-            `Fit` with the fitted model; its history is of the penalised log-likelihood.
+            `Fit` with the fitted model. Its history is of the penalised log-likelihood; for `MiniBatch`, whose steps see a
+            few sentences each, that of each epoch as it went.
 
         Raises:
             ValueError: labels that do not fit the sentences, an unknown label, or labels that the structure forbids; the
                 message names the sentence and the token.
         """
         method = LBFGS(l2=1.0) if method is None else method
-        if not isinstance(method, LBFGS):
-            raise ValueError(f"method is {method!r}; give LBFGS(l1=…, l2=…)")
+        if not isinstance(method, LBFGS | MiniBatch):
+            raise ValueError(f"method is {method!r}; give LBFGS(l1=…, l2=…) or MiniBatch(…)")
         sentences, single, token = read_sentences(x, None)
         if single:
             raise ValueError(
                 "fit takes a list of sentences and a list of their labels; for one sentence pass [x] and [y]"
             )
-        batch = Batch.of(sentences)
+        batch = Batch.of(sentences, one_per_row=self._one_per_row)
         gold = gold_of(y, batch, self.labels)
-        learned, problem = self._problem(batch, gold, sample_weight)
-        sizes = {"memory": method.memory, "size": bucket(method.max_iterations + 1), "sparse": method.l1 > 0}
-        limits = Limits(method.max_iterations, method.tolerance, period=method.period)
-        with bars.bar("L-BFGS", total=method.max_iterations, enabled=progress) as shown:
-            found = engine.climb(problem, method.l1, method.l2, limits, shown, **sizes)
-        parameters, value, penalty, history, iterations, ending, _ = jax.device_get(found)
+        by_rows = isinstance(method, MiniBatch)
+        learned, problem = self._problem(batch, gold, sample_weight, by_rows)
+        if by_rows:
+            if key is None:
+                raise ValueError(
+                    "fit: MiniBatch goes through the sentences in random order; give key=jax.random.key(…)"
+                )
+            found = self._descend(method, batch, problem, key, progress)
+        else:
+            found = self._climb(method, problem, progress)
+        parameters, value, penalty, history, iterations, status = found
         features = tuple(
             feature.fitted(part, own) for feature, part, own in zip(learned, problem.parts, parameters[0], strict=True)
         )
         model = self._with(features, parameters[1], token)
-        history = -history[~np.isnan(history)]
         return Fit(
             model=model,
-            status=_status(int(ending)),
+            status=status,
             iterations=int(iterations),
             log_prob=float(penalty - value),
             history=history,
@@ -284,19 +349,42 @@ class LinearChainCRF(eqx.Module):
             num_observations=batch.num_tokens,
         )
 
+    def _climb(self, method: LBFGS, problem: engine.Problem, progress: bool):
+        sizes = {"memory": method.memory, "size": bucket(method.max_iterations + 1), "sparse": method.l1 > 0}
+        limits = Limits(method.max_iterations, method.tolerance, period=method.period)
+        with bars.bar("L-BFGS", total=method.max_iterations, enabled=progress) as shown:
+            found = engine.climb(problem, method.l1, method.l2, limits, shown, **sizes)
+        parameters, value, penalty, history, iterations, ending, _ = jax.device_get(found)
+        return parameters, value, penalty, -history[~np.isnan(history)], iterations, _status(int(ending))
+
+    def _descend(self, method: MiniBatch, batch: Batch, problem: engine.Problem, key, progress: bool):
+        count = len(batch.sentences)
+        num_rows = int(np.asarray(batch.layout.row)[:count].max()) + 1
+        order = method.order(generator(key), num_rows, count)
+        numbers = (method.l2, num_rows, count, method.learning_rate, method.decay, method.clip)
+        numbers = tuple(jnp.asarray(float(number)) for number in numbers)
+        with bars.bar("mini-batches", total=len(order), enabled=progress) as shown:
+            parameters, losses = engine.descend(problem, order, key, method, numbers, shown)
+        history = -np.asarray(losses, float).reshape(method.epochs, -1).mean(1) * count
+        flat, _ = ravel_pytree(parameters)
+        penalty = method.l2 * float(jnp.vdot(flat, flat))
+        value = float(engine.total_loss(problem, parameters)) + penalty
+        status = Status.MAX_ITERATIONS if np.isfinite(value) else Status.DIVERGED
+        return jax.device_get(parameters), value, penalty, history, len(order), status
+
     def num_parameters(self) -> int:
         """How many weights there are, those of steps and of first and last labels included."""
         own = int(self.structure.pair.sum()) + (2 * self.num_labels if self.boundaries else 0)
         return own + sum(feature.num_parameters() for feature in self.features)
 
-    def _problem(self, batch: Batch, gold: Gold, sample_weight):
+    def _problem(self, batch: Batch, gold: Gold, sample_weight, by_rows: bool):
         size = self.num_labels
         tagged = Taggings.of(batch, gold, self.structure, self.labels, sample_weight)
         free_steps = self.structure.pair & (tagged.seen if self.seen_steps else True)
         dtype = jnp.zeros(0).dtype
         learned, parts = [], []
         for feature in self.features:
-            known, part = feature.learn(batch, gold, self.options)
+            known, part = feature.learn(batch, gold, dataclasses.replace(self.options, by_rows=by_rows))
             learned.append(known)
             parts.append(part)
         weights = tuple(np.asarray(w, dtype) for w in (self.transition, self.first, self.last))
@@ -316,11 +404,12 @@ class LinearChainCRF(eqx.Module):
         return learned, problem
 
     def _with(self, features, weights, token) -> "LinearChainCRF":
-        own = tuple(jnp.asarray(w) for w in weights)
-        picked = lambda m: (m.features, m.transition, m.first, m.last)  # noqa: E731
-        model = eqx.tree_at(picked, self, (features, *own), is_leaf=lambda leaf: leaf is None)
-        object.__setattr__(model, "token", token)
-        return model
+        fields = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
+        transition, first, last = (jnp.asarray(w) for w in weights)
+        return assemble(
+            LinearChainCRF,
+            **(fields | dict(features=features, transition=transition, first=first, last=last, token=token)),
+        )
 
     # Scores
 
@@ -329,7 +418,7 @@ class LinearChainCRF(eqx.Module):
         if not all(feature.learned for feature in self.features):
             raise ValueError("this model has not seen data yet: call fit(x, y) and use the .model that it returns")
         sentences, single, _ = read_sentences(x, self.token)
-        batch = Batch.of(sentences, single=single)
+        batch = Batch.of(sentences, single=single, one_per_row=self._one_per_row)
         layout = batch.layout
         node: Any = np.zeros((len(layout.start), self.num_labels, layout.start.shape[1]), self.first.dtype)
         pair: Any = None
@@ -345,6 +434,10 @@ class LinearChainCRF(eqx.Module):
         allowed = batch.spread(as_allowed(gold)) | ~np.asarray(layout.mask)[:, None]
         return batch, free, engine.Scores(jnp.where(allowed, free.node, -jnp.inf), free.pair)
 
+    @property
+    def _one_per_row(self) -> bool:
+        return any(feature.one_per_row for feature in self.features)
+
     def _one(self, x, known, name: str):
         batch, free, scores = self._scores(x, known)
         if len(batch.sentences) != 1:
@@ -354,6 +447,12 @@ class LinearChainCRF(eqx.Module):
     def __repr__(self):
         features = ", ".join(repr(feature) for feature in self.features)
         return f"LinearChainCRF({self.num_labels} labels, [{features}])"
+
+
+def _positive(n: int) -> int:
+    if n < 1:
+        raise ValueError(f"n is {n}; ask for at least one row")
+    return n
 
 
 def _check_possible(total):

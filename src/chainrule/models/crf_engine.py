@@ -12,7 +12,7 @@ from ..forms.chain import Chain
 from ..forms.sequences import Sequences
 from ..inference import chain as chain_engine
 from ..inference import decoding, rows
-from ..learning import progress, quasi_newton
+from ..learning import minibatch, progress, quasi_newton
 from . import packed
 from .features.base import Part
 
@@ -98,7 +98,7 @@ entropy = chain_engine.entropy
 # Learning
 
 
-class Structure(NamedTuple):
+class Structure(eqx.Module):
     """Which labels may begin, follow one another and end; True where allowed."""
 
     initial: Any
@@ -162,21 +162,30 @@ class Problem(eqx.Module):
         """Units of L1 penalty for each parameter."""
         return tuple(part.sizes() for part in self.parts), jax.tree.map(lambda _: 1.0, self.weights)
 
-    def scores(self, parameters, extra=None) -> Scores:
+    def take(self, rows) -> "Problem":
+        """The problem of some rows."""
+        parts = tuple(part.take(rows) for part in self.parts)
+        sides = (self.start, self.last, self.weight, self.labels, self.allowed)
+        start, last, weight, labels, allowed = jax.tree.map(lambda x: jnp.asarray(x)[..., rows], sides)
+        fixed = (self.weights, self.free, self.structure)
+        return Problem(parts, *fixed, start, last, weight, labels=labels, counts=None, allowed=allowed)
+
+    def scores(self, parameters, key=None) -> Scores:
         """Log-potentials of the training sentences."""
         own, weights = parameters
         node: Any = None
         pair: Any = None
-        for part, mine in zip(self.parts, own, strict=True):
-            found = part.potentials(mine)
+        keys = [None] * len(own) if key is None else jax.random.split(key, len(own))
+        for part, mine, random in zip(self.parts, own, keys, strict=True):
+            found = part.potentials(mine, random)
             node = plus(node, found.node)
             pair = plus(pair, found.pair)
         weights = jax.tree.map(lambda w, free: jnp.where(free, w, 0), weights, self.free)
-        return with_structure(node, pair, weights, self.structure, self.start, self.last, extra)
+        return with_structure(node, pair, weights, self.structure, self.start, self.last)
 
-    def loss(self, parameters):
+    def loss(self, parameters, key=None):
         """−Σ weight · log p(y | x)."""
-        scores = self.scores(parameters)
+        scores = self.scores(parameters, key)
         if self.allowed is None:
             return _conditional(scores.node, scores.pair, self.start, self.weight, self.labels, self.counts)
         everything: Any = rows.total(True, scores.initial, scores.pair, scores.node, self.start, self.weight)
@@ -214,12 +223,19 @@ def _conditional_forward(node, pair, start, weight, labels, counts):
     by_node = jnp.where(there, s.marginals - 1, s.marginals) * weight[:, None]
     by_pair = s.transition_count
     if pair.ndim == 2:
-        by_pair = by_pair - counts
+        by_pair = by_pair - (_steps(there, start, weight) if counts is None else counts)
     else:
         before = jnp.concatenate([there[:1], there[:-1]])
         step = before[:, :, None] & there[:, None] & ~jnp.asarray(start)[:, None, None]
         by_pair = by_pair - jnp.where(step, weight[:, None, None], 0)
     return rows.add_up(weight, s.terms), (by_node, by_pair)
+
+
+def _steps(there, start, weight):
+    """Weighted number of steps from i to j."""
+    before = jnp.roll(there, 1, axis=0).astype(weight.dtype)
+    after = jnp.where(there & ~jnp.asarray(start)[:, None], weight[:, None], 0)
+    return jnp.einsum("tir,tjr->ij", before, after)
 
 
 def _conditional_backward(saved, g):
@@ -228,6 +244,25 @@ def _conditional_backward(saved, g):
 
 
 _conditional.defvjp(_conditional_forward, _conditional_backward)
+
+
+@jax.jit
+def descend(problem: Problem, order, key, method, numbers, token):
+    """Stochastic descent: see `chainrule.learning.minibatch`. Returns the parameters and the loss before each step."""
+    l2, num_rows, num_sentences, *rest = numbers
+
+    def loss(parameters, picked, key):
+        flat, _ = ravel_pytree(parameters)
+        part = problem.take(picked).loss(parameters, key) * (num_rows / len(picked))
+        return (part + l2 * jnp.vdot(flat, flat)) / num_sentences
+
+    return minibatch.descend(loss, problem.parameters(), order, key, method, rest, token)
+
+
+@jax.jit
+def total_loss(problem: Problem, parameters):
+    """−Σ weight · log p(y | x) over all training sentences."""
+    return problem.loss(parameters)
 
 
 @partial(jax.jit, static_argnames=("memory", "size", "sparse"))

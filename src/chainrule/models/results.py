@@ -7,6 +7,28 @@ import equinox as eqx
 import numpy as np
 
 
+class Table(list):
+    """Rows, each a dict, that show as a table.
+
+    >>> Table([{"weight": 1.5, "label": "N"}, {"weight": -0.25, "label": "V"}])
+    weight  label
+    1.5     N
+    -0.25   V
+    """
+
+    def __repr__(self):
+        columns = list(dict.fromkeys(key for row in self for key in row))
+        cells = [columns, *([_cell(row.get(column)) for column in columns] for row in self)]
+        widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
+        return "\n".join("  ".join(map(str.ljust, line, widths)).rstrip() for line in cells)
+
+
+def _cell(value) -> str:
+    if value is None:
+        return ""
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
 class Posterior(eqx.Module):
     """p(states | observations), for one sequence or several.
 

@@ -20,6 +20,7 @@ from .corpus import Matrices
 from .dense import DenseFeature, dense
 from .functions import FunctionFeature, feature_function
 from .named_attributes import AttributeIndex, Attributes, NameTable, attributes
+from .networks import NeuralFeature, neural_feature
 from .seen import SeenPairs, seen_pairs
 from .sparse import SparseFeature
 from .window_templates import TemplateIndex, Templates, TemplateTable, templates
@@ -33,6 +34,7 @@ __all__ = [
     "FunctionFeature",
     "Matrices",
     "NameTable",
+    "NeuralFeature",
     "SeenPairs",
     "SparseFeature",
     "TemplateIndex",
@@ -41,6 +43,7 @@ __all__ = [
     "attributes",
     "dense",
     "feature_function",
+    "neural_feature",
     "prefix",
     "seen_pairs",
     "shape",

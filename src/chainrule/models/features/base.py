@@ -7,6 +7,7 @@ index of what it has seen, and with weights. A fit sees neither strings nor reci
 """
 
 from abc import abstractmethod
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import equinox as eqx
@@ -14,7 +15,8 @@ import jax
 import numpy as np
 from jaxtyping import Int
 
-from ...forms.sequences import Sequences
+from ...forms.chain import assemble
+from ...forms.sequences import Sequences, bucket
 from ..data import Prepared
 
 
@@ -39,14 +41,25 @@ class Batch(NamedTuple):
     single: bool
 
     @classmethod
-    def of(cls, sentences: list[Any], *, single: bool = False) -> "Batch":
-        """Lay sentences out."""
+    def of(cls, sentences: list[Any], *, single: bool = False, one_per_row: bool = False) -> "Batch":
+        """Lay sentences out, several in a row or one in each."""
         lengths = [len(sentence) for sentence in sentences]
         if not lengths:
             raise ValueError("there are no sentences; wanted at least one")
         if 0 in lengths:
             raise ValueError(f"sentence {lengths.index(0)} is empty; leave it out")
-        return cls(sentences, Sequences.pack(np.arange(sum(lengths), dtype=np.int32), lengths=lengths), single)
+        tokens = np.arange(sum(lengths), dtype=np.int32)
+        if not one_per_row:
+            return cls(sentences, Sequences.pack(tokens, lengths=lengths), single)
+        mask = np.arange(bucket(max(lengths)))[:, None] < np.pad(lengths, (0, bucket(len(lengths)) - len(lengths)))
+        values, start = np.zeros(mask.shape, np.int32), ~mask
+        values.T[mask.T], start[0] = tokens, True
+        sizes = mask.sum(0).astype(np.int32)
+        places = np.arange(len(sizes), dtype=np.int32)
+        layout = assemble(
+            Sequences, values=values, start=start, mask=mask, row=places, offset=0 * places, lengths=sizes
+        )
+        return cls(sentences, layout, single)
 
     @property
     def num_tokens(self) -> int:
@@ -87,12 +100,30 @@ class Part(eqx.Module):
         """Parameters to begin with, any pytree of arrays."""
 
     @abstractmethod
-    def potentials(self, parameters: Any) -> Potentials:
-        """Log-potentials of the training sentences."""
+    def potentials(self, parameters: Any, key: Any = None) -> Potentials:
+        """Log-potentials of the training sentences; a key is for what is random in training."""
+
+    def take(self, rows: Any) -> "Part":
+        """The part of some rows of the sentences, for methods that go through them in batches."""
+        raise ValueError(f"{type(self).__name__} is made for fits that look at all sentences at each step")
 
     def sizes(self) -> Any:
         """How many units of L1 penalty each parameter stands for; numbers or arrays in the structure of `start()`."""
         return jax.tree.map(lambda _: 1.0, self.start())
+
+
+class Listed(NamedTuple):
+    """The weights of a feature, for looking at them.
+
+    Attributes:
+        values: the weights, shape (weight,).
+        label: index of the label that each speaks for; −1 where it speaks for none in particular.
+        describe: `describe(n)` gives the n-th weight's feature and, for steps, the index of the label before (else −1).
+    """
+
+    values: np.ndarray
+    label: np.ndarray
+    describe: Callable[[int], tuple[str, int]]
 
 
 class AbstractFeature(eqx.Module):
@@ -119,16 +150,27 @@ class AbstractFeature(eqx.Module):
     def num_parameters(self) -> int:
         """How many weights there are."""
 
+    def listed(self) -> list[Listed]:
+        """The weights, where they can be told by name."""
+        return []
 
-class Options(NamedTuple):
+    @property
+    def one_per_row(self) -> bool:
+        """Whether each sentence needs a row of its own, instead of sharing it with others."""
+        return False
+
+
+class Options(eqx.Module):
     """How sparse features choose their weights.
 
     Attributes:
         all_pairs: a weight for each attribute and label, rather than for those that occur together.
         min_pairs: leave out pairs that occur at fewer tokens.
         labels: the labels, for features that name them.
+        by_rows: make parts that can be taken apart into rows.
     """
 
     all_pairs: bool = False
     min_pairs: int = 1
     labels: tuple = ()
+    by_rows: bool = False

@@ -7,10 +7,9 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Float
 
 from ...inference.scaled import HIGHEST
-from .base import AbstractFeature, Batch, Gold, Options, Part, Potentials
+from .base import AbstractFeature, Batch, Gold, Listed, Options, Part, Potentials
 
 
 def dense(extract: Callable[[Any], Any] | None = None) -> "DenseFeature":
@@ -98,6 +97,15 @@ class DenseFeature(AbstractFeature):
             )
         return Potentials(_scores(batch.spread(x), self.weights, self.bias))
 
+    def listed(self) -> list[Listed]:
+        """The weights, by the number they belong to, and the biases."""
+        if self.weights is None:
+            return []
+        size = self.weights.shape[1]
+        values = np.concatenate([np.asarray(self.bias)[None], np.asarray(self.weights)])
+        describe = lambda n: ("bias" if n < size else f"x[{n // size - 1}]", -1)  # noqa: E731
+        return [Listed(values.reshape(-1), np.tile(np.arange(size), len(values)), describe)]
+
     def __repr__(self):
         return "dense()" if self.weights is None else f"dense({self.weights.shape[0]} numbers)"
 
@@ -105,16 +113,20 @@ class DenseFeature(AbstractFeature):
 class DensePart(Part):
     """Numbers (time, D, row) in a fit."""
 
-    x: Float[np.ndarray, "time number row"]
+    x: Any
     initial: Any
 
     def start(self):
         """Weights and bias."""
         return self.initial
 
-    def potentials(self, parameters) -> Potentials:
+    def potentials(self, parameters, key=None) -> Potentials:
         """Log-potentials of labels."""
         return Potentials(_scores(self.x, *parameters))
+
+    def take(self, rows) -> "DensePart":
+        """The part of some rows."""
+        return DensePart(jnp.asarray(self.x)[..., rows], self.initial)
 
 
 @jax.jit

@@ -19,7 +19,7 @@ import numpy as np
 
 from ...forms.sequences import bucket
 from ...inference.scaled import HIGHEST
-from .base import AbstractFeature, Batch, Gold, Options, Part, Potentials
+from .base import AbstractFeature, Batch, Gold, Listed, Options, Part, Potentials
 
 MANY_CALLS = 2_000_000
 
@@ -107,7 +107,7 @@ class FunctionFeature(AbstractFeature):
 
     def potentials(self, batch: Batch) -> Potentials:
         """Log-potentials of any sentences."""
-        return FunctionPart(*self._tables(batch, self.labels), self.weights).potentials(self.weights)
+        return _weighted(*self._tables(batch, self.labels), self.weights)
 
     def _tables(self, batch: Batch, labels) -> tuple[Any, Any]:
         """Values of first tokens (of all, where f does not look back) and of steps.
@@ -131,6 +131,13 @@ class FunctionFeature(AbstractFeature):
         node, pair = (None if t is None else np.moveaxis(batch.spread(t), -2, -1) for t in found)
         return node, pair
 
+    def listed(self) -> list[Listed]:
+        """The weights, by the name of the function."""
+        values = np.asarray(self.weights)
+        name = _name(self.function)
+        describe = lambda n: (name if len(values) == 1 else f"{name}[{n}]", -1)  # noqa: E731
+        return [Listed(values, np.full(len(values), -1), describe)]
+
     def __repr__(self):
         return f"feature_function({_name(self.function)})"
 
@@ -146,9 +153,14 @@ class FunctionPart(Part):
         """The weights."""
         return self.initial
 
-    def potentials(self, parameters) -> Potentials:
+    def potentials(self, parameters, key=None) -> Potentials:
         """Log-potentials."""
         return _weighted(self.node, self.pair, parameters)
+
+    def take(self, rows) -> "FunctionPart":
+        """The part of some rows."""
+        node, pair = jax.tree.map(lambda t: jnp.asarray(t)[..., rows, :], (self.node, self.pair))
+        return FunctionPart(node, pair, self.initial)
 
 
 @jax.jit

@@ -93,6 +93,20 @@ class Attributes:
         table = NameTable(numbers, is_binary(matrix))
         return AttributeIndex(self, *_apart(table, self)), Matrices(*_apart(matrix, self))
 
+    @property
+    def code(self) -> Callable[[Any, int], Any] | None:
+        """What a file cannot hold."""
+        return self.extract
+
+    def state(self) -> dict[str, Any]:
+        """Return all but the code as numbers, for saving."""
+        return {"min_count": self.min_count, "transitions": self.transitions}
+
+    @classmethod
+    def from_state(cls, state: Mapping[str, Any], *, code: Callable[[Any, int], Any] | None = None) -> "Attributes":
+        """Build it again from its `state` and the function that describes tokens, if there was one."""
+        return attributes(code, min_count=state["min_count"], transitions=state["transitions"])
+
     def __repr__(self):
         return f"Attributes({'' if self.extract is None else getattr(self.extract, '__name__', 'extract')})"
 
@@ -184,16 +198,18 @@ class AttributeIndex:
         return {
             "names": self._table.names(),
             "binary": self._table.binary,
-            "min_count": self.feature.min_count,
-            "transitions": self.feature.transitions,
+            **self.feature.state(),
         }
 
+    @property
+    def code(self) -> Callable[[Any, int], Any] | None:
+        """What a file cannot hold."""
+        return self.feature.extract
+
     @classmethod
-    def from_state(
-        cls, state: Mapping[str, Any], *, extract: Callable[[Any, int], Any] | None = None
-    ) -> "AttributeIndex":
+    def from_state(cls, state: Mapping[str, Any], *, code: Callable[[Any, int], Any] | None = None) -> "AttributeIndex":
         """Build the index again from its `state` and the function that describes tokens, if there was one."""
-        feature = attributes(extract, min_count=state["min_count"], transitions=state["transitions"])
+        feature = Attributes.from_state(state, code=code)
         numbers = _Numbers(state["names"])
         if len(numbers) < len(state["names"]):
             raise ValueError("a name of an attribute is there twice")

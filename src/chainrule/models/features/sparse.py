@@ -11,7 +11,7 @@ from scipy import sparse
 
 from ...forms.chain import is_concrete
 from ...inference.sparse import SparseMap
-from .base import AbstractFeature, Batch, Gold, Options, Part, Potentials
+from .base import AbstractFeature, Batch, Gold, Listed, Options, Part, Potentials
 from .named_attributes import Attributes
 from .seen import seen_pairs
 from .window_templates import Templates
@@ -54,20 +54,25 @@ class SparseFeature(AbstractFeature):
     """Attributes of tokens, each with a weight for each label; see `attributes` and `templates`.
 
     Attributes:
-        recipe: how attributes are made.
-        index: the attributes that training has seen; None before it.
+        source: how attributes are made, or, after training, the index of those that it has seen.
         node, pair: their weights.
     """
 
-    recipe: Any = eqx.field(static=True)
-    index: Any = eqx.field(static=True, default=None)
+    source: Any = eqx.field(static=True)
     node: Any = None
     pair: Any = None
 
     @property
     def learned(self) -> bool:
         """Whether it has weights."""
-        return self.index is not None
+        return not isinstance(self.source, Attributes | Templates)
+
+    @property
+    def index(self) -> Any:
+        """The attributes that training has seen."""
+        if not self.learned:
+            raise ValueError("these attributes have not seen data yet: fit the model first")
+        return self.source
 
     def num_parameters(self) -> int:
         """How many weights there are."""
@@ -76,7 +81,7 @@ class SparseFeature(AbstractFeature):
     def learn(self, batch: Batch, gold: Gold, options: Options) -> "tuple[SparseFeature, Part]":
         """Index the attributes of the training sentences, with the weights that the feature has for any of them."""
         dtype = jnp.zeros(0).dtype
-        index, matrices = self.recipe.learn(batch.sentences, dtype=dtype)
+        index, matrices = (self.source.feature if self.learned else self.source).learn(batch.sentences, dtype=dtype)
         before = np.concatenate([[-1], gold.labels[:-1]])
         before[np.cumsum([0, *[len(s) for s in batch.sentences[:-1]]])] = -1
         steps = np.where((before >= 0) & (gold.labels >= 0), before * gold.num_labels + gold.labels, -1)
@@ -91,16 +96,19 @@ class SparseFeature(AbstractFeature):
             weights = _weights(matrix, outcome, size, options, dtype)
             if self.learned and getattr(self, name) is not None:
                 weights = _carried_over(getattr(self, name), getattr(self.index, name), weights, getattr(index, name))
+            if options.by_rows:
+                found.append((weights, SparseRows.of(batch, matrix, weights)))
+                continue
             merged = outcome if name == "node" and not options.all_pairs and options.min_pairs <= 1 else None
             found.append((weights, SparsePart.of(batch, matrix, weights, merged)))
         (node, node_part), (pair, pair_part) = found
-        return SparseFeature(self.recipe, index, node, pair), BothParts(node_part, pair_part)
+        return SparseFeature(index, node, pair), BothParts(node_part, pair_part)
 
     def fitted(self, part: "BothParts", parameters) -> "SparseFeature":
         """The feature that a fit ended with."""
         node = None if part.node is None else part.node.unfolded(self.node, parameters[0])
         pair = None if part.pair is None else part.pair.unfolded(self.pair, parameters[1])
-        return SparseFeature(self.recipe, self.index, node, pair)
+        return SparseFeature(self.source, node, pair)
 
     def potentials(self, batch: Batch) -> Potentials:
         """Log-potentials of any sentences; attributes that training has not seen say nothing."""
@@ -114,8 +122,24 @@ class SparseFeature(AbstractFeature):
             pair = pair.reshape(pair.shape[0], size, size, pair.shape[-1])
         return Potentials(node, pair)
 
+    def listed(self) -> list[Listed]:
+        """The weights, by the attributes' names."""
+        found = []
+        if self.node is not None:
+            node = self.node
+            names = self.index.node
+            found.append(
+                Listed(np.asarray(node.values), node.outcome, lambda n: (names.name(int(node.attribute[n])), -1))
+            )
+        if self.pair is not None:
+            pair, steps = self.pair, self.index.pair
+            before, label = np.divmod(pair.outcome, round(pair.shape[1] ** 0.5))
+            describe = lambda n: (steps.name(int(pair.attribute[n])), int(before[n]))  # noqa: E731
+            found.append(Listed(np.asarray(pair.values), label, describe))
+        return found
+
     def __repr__(self):
-        return repr(self.index if self.learned else self.recipe)
+        return repr(self.source)
 
 
 def _spread(batch: Batch, tokens):
@@ -244,7 +268,7 @@ class SparsePart(Part):
         outcomes = jnp.arange(found.shape[1])[None, :, None]
         return found + jnp.where(outcomes == self.label[:, None], (shared * self.once)[:, None], 0)
 
-    def potentials(self, parameters) -> Potentials:
+    def potentials(self, parameters, key=None) -> Potentials:
         """Log-potentials of labels."""
         return Potentials(self.scores(parameters))
 
@@ -261,11 +285,69 @@ class SparsePart(Part):
         return SparseWeights(weights.attribute, weights.outcome, values, weights.shape)
 
 
+class SparseRows(Part):
+    """Sparse weights in a fit that takes a few rows at a time.
+
+    Attributes:
+        columns: the attributes of each token, (time, entry, row); padding points past the last one.
+        values: their values, or None where all are one.
+        parameter: which weight stands at each attribute and outcome; as many as there are weights where there is none.
+        initial: the weights to start with.
+    """
+
+    columns: Any
+    values: Any
+    parameter: Any
+    initial: Any
+
+    @classmethod
+    def of(cls, batch: Batch, matrix, weights: SparseWeights) -> "SparseRows":
+        """Tables of all rows."""
+        count = np.diff(matrix.indptr)
+        place = np.arange(len(matrix.indices)) - np.repeat(matrix.indptr[:-1], count)
+        owner = np.repeat(np.arange(len(count)), count)
+        columns = np.zeros((len(count), max(int(count.max(initial=0)), 1)), np.int32)  # shifted by one: 0 is padding
+        columns[owner, place] = matrix.indices + 1
+        values = None
+        if not (matrix.data == 1).all():
+            values = np.zeros(columns.shape, weights.values.dtype)
+            values[owner, place] = matrix.data
+            values = batch.spread(values)
+        parameter = np.full((matrix.shape[1] + 1, weights.shape[1]), len(weights.attribute), np.int32)
+        parameter[weights.attribute + 1, weights.outcome] = np.arange(len(weights.attribute))
+        return cls(batch.spread(columns), values, parameter, weights.values)
+
+    def start(self):
+        """The weights."""
+        return self.initial
+
+    def scores(self, parameters):
+        """Scores (time, outcome, row)."""
+        theta = jnp.concatenate([parameters, jnp.zeros(1, parameters.dtype)])
+        picked = theta[jnp.asarray(self.parameter)[jnp.asarray(self.columns)]]  # (time, entry, row, outcome)
+        if self.values is not None:
+            picked = picked * self.values[..., None]
+        return jnp.moveaxis(picked.sum(1), -1, 1)
+
+    def potentials(self, parameters, key=None) -> Potentials:
+        """Log-potentials of labels."""
+        return Potentials(self.scores(parameters))
+
+    def take(self, rows) -> "SparseRows":
+        """The part of some rows."""
+        columns, values = jax.tree.map(lambda t: jnp.asarray(t)[..., rows], (self.columns, self.values))
+        return SparseRows(columns, values, self.parameter, self.initial)
+
+    def unfolded(self, weights: SparseWeights, parameters) -> SparseWeights:
+        """All weights, from the parameters of the fit."""
+        return SparseWeights(weights.attribute, weights.outcome, np.asarray(parameters), weights.shape)
+
+
 class BothParts(Part):
     """The attributes of tokens and of steps."""
 
-    node: SparsePart | None
-    pair: SparsePart | None
+    node: Any
+    pair: Any
 
     def start(self):
         """Parameters of both."""
@@ -275,7 +357,12 @@ class BothParts(Part):
         """Sizes of both."""
         return tuple(None if p is None else p.sizes() for p in (self.node, self.pair))
 
-    def potentials(self, parameters) -> Potentials:
+    def take(self, rows) -> "BothParts":
+        """The part of some rows."""
+        node, pair = (None if p is None else p.take(rows) for p in (self.node, self.pair))
+        return BothParts(node, pair)
+
+    def potentials(self, parameters, key=None) -> Potentials:
         """Log-potentials of labels and of steps."""
         node = None if self.node is None else self.node.scores(parameters[0])
         pair = None

@@ -126,6 +126,22 @@ class Templates:
             matrices.append(matrix)
         return TemplateIndex(self, vocabularies, *tables), Matrices(*matrices)
 
+    def state(self) -> dict[str, Any]:
+        """Return all there is to know as strings and numbers, for saving."""
+        written = [t for t in self.parsed if t not in _BOUNDARIES]
+        return {
+            "templates": [t.text for t in written],
+            "outside": self.outside,
+            "boundaries": len(written) < len(self.parsed),
+            "min_count": self.min_count,
+        }
+
+    @classmethod
+    def from_state(cls, state: Mapping[str, Any]) -> "Templates":
+        """Build the templates again from their `state`."""
+        named = ("outside", "boundaries", "min_count")
+        return templates(*state["templates"], **{name: state[name] for name in named})
+
     def __repr__(self):
         return f"Templates({len(self.parsed)} templates)"
 
@@ -248,12 +264,8 @@ class TemplateIndex:
 
     def state(self) -> dict[str, Any]:
         """Return all that was learned as arrays, strings, numbers, lists and dicts, for saving."""
-        written = [t for t in self.feature.parsed if t not in _BOUNDARIES]
         return {
-            "templates": [t.text for t in written],
-            "outside": self.feature.outside,
-            "boundaries": len(written) < len(self.feature.parsed),
-            "min_count": self.feature.min_count,
+            **self.feature.state(),
             "vocabularies": [self.vocabularies[source] for source in self.feature.sources],
             "levels": [[list(trie.levels) for trie in table.tries] for table in (self.node, self.pair)],
             "binary": [self.node.binary, self.pair.binary],
@@ -266,12 +278,7 @@ class TemplateIndex:
         Raises:
             ValueError: a state that is not whole: vocabularies or levels that do not fit the templates.
         """
-        feature = templates(
-            *state["templates"],
-            outside=state["outside"],
-            boundaries=state["boundaries"],
-            min_count=state["min_count"],
-        )
+        feature = Templates.from_state(state)
         vocabularies = dict(zip(feature.sources, state["vocabularies"], strict=True))
         tables = []
         for pair, all_levels, binary in zip((False, True), state["levels"], state["binary"], strict=True):
