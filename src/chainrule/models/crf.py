@@ -184,8 +184,9 @@ class LinearChainCRF(eqx.Module):
         Labels of which only some are known give the probability of all labellings that agree with them.
         """
         batch, free, scores = self._scores(x, y)
-        found = engine.log_partition(scores, batch.layout) - engine.log_partition(free, batch.layout)
-        return batch.prepared.per_sequence(found)
+        everything = engine.log_partition(free, batch.layout)
+        _check_possible(everything)
+        return batch.prepared.per_sequence(engine.log_partition(scores, batch.layout) - everything)
 
     def posterior(self, x, *, known=None) -> Posterior:
         """Marginals p(y_t = k | x) and expected steps; `log_prob` is that of what is known, zero where that is nothing."""
@@ -193,9 +194,10 @@ class LinearChainCRF(eqx.Module):
         total, marginals, steps = engine.posterior(scores, batch.layout)
         steps = np.asarray(steps)
         steps = steps if steps.ndim == 2 else steps.sum((0, *range(3, steps.ndim)))
-        log_prob = total - (total if known is None else engine.log_partition(free, batch.layout))
+        everything = total if known is None else engine.log_partition(free, batch.layout)
+        _check_possible(everything)
         prepared = batch.prepared
-        return Posterior(prepared.per_sequence(log_prob), prepared.per_step(marginals), steps, self.labels)
+        return Posterior(prepared.per_sequence(total - everything), prepared.per_step(marginals), steps, self.labels)
 
     def pair_posterior(self, x, *, known=None):
         """Marginals of steps p(y_{t−1} = i, y_t = j | x), shape (T − 1, K, K): a list of them for several sentences."""
@@ -374,8 +376,9 @@ class LinearChainCRF(eqx.Module):
 
     def num_parameters(self) -> int:
         """How many weights there are, those of steps and of first and last labels included."""
-        own = int(self.structure.pair.sum()) + (2 * self.num_labels if self.boundaries else 0)
-        return own + sum(feature.num_parameters() for feature in self.features)
+        allowed = self.structure
+        own = allowed.pair.sum() + (allowed.initial.sum() + allowed.final.sum() if self.boundaries else 0)
+        return int(own) + sum(feature.num_parameters() for feature in self.features)
 
     def _problem(self, batch: Batch, gold: Gold, sample_weight, by_rows: bool):
         size = self.num_labels
@@ -387,7 +390,9 @@ class LinearChainCRF(eqx.Module):
             known, part = feature.learn(batch, gold, dataclasses.replace(self.options, by_rows=by_rows))
             learned.append(known)
             parts.append(part)
-        weights = tuple(np.asarray(w, dtype) for w in (self.transition, self.first, self.last))
+        # a step that these data do not show has weight zero, whatever earlier data said of it
+        transition = np.where(free_steps, self.transition, 0)
+        weights = tuple(np.asarray(w, dtype) for w in (transition, self.first, self.last))
         ends = np.full(size, self.boundaries)
         problem = engine.Problem(
             tuple(parts),

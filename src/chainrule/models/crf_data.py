@@ -14,7 +14,9 @@ from .features.base import Batch, Gold
 
 
 def read_sentences(x, token: str | None) -> tuple[list[Any], bool, str]:
-    """The sentences as a list, whether it was a single one, and what tokens are: "array", "string", "dict" or "list".
+    """The sentences as a list, whether it was a single one, and what tokens are, such as "string" or "list".
+
+    Sentences that are arrays are "array".
 
     One sentence and a list of them can look alike, [["a", "b"]]; what tokens were in training (`token`) tells them apart.
     `fit` passes None: it takes lists of sentences only.
@@ -23,6 +25,10 @@ def read_sentences(x, token: str | None) -> tuple[list[Any], bool, str]:
         raise ValueError(f"x is the string {x[:40]!r}; a sentence is a list of tokens: pass x.split()")
     if isinstance(x, np.ndarray | jax.Array):
         if token is None:
+            if np.ndim(x) < 2:
+                raise ValueError(
+                    f"x is an array of shape {np.shape(x)}; wanted a list of sentences: [x] for a single one"
+                )
             sentences = list(np.asarray(x))
             return sentences, False, "array"
         return [x], True, "array"
@@ -36,18 +42,12 @@ def read_sentences(x, token: str | None) -> tuple[list[Any], bool, str]:
     if token == "array":
         single = not isinstance(x[0], np.ndarray | jax.Array)
         return ([np.asarray(x)] if single else list(x)), single, token
-    if isinstance(x[0], str | dict):
-        single = True
-    elif token == "list":
-        first = x[0]
-        single = len(first) == 0 or isinstance(first[0] if isinstance(first, Sequence) else next(iter(first)), str)
-    else:
-        single = False
+    single = isinstance(x[0], str | dict) or _kind(x[0]) == token
     sentences = [x] if single else list(x)
     for n, sentence in enumerate(sentences):
         found = _kind_of_token(sentence, n)
         if found != token:
-            raise ValueError(f"the tokens of sentence {n} are {found}s, but the model was fitted to {token}s")
+            raise ValueError(f"the tokens of sentence {n} are of kind {found!r}, but the model was fitted to {token!r}")
     return sentences, single, token
 
 
@@ -62,10 +62,21 @@ def _kind_of_token(sentence, n: int) -> str:
         raise ValueError(f"sentence {n} is {type(sentence).__name__}; wanted a list of tokens, or an array (time, …)")
     if len(sentence) == 0:
         raise ValueError(f"sentence {n} is empty; leave it out")
-    token = sentence[0]
+    return _kind(sentence[0])
+
+
+def _kind(token) -> str:
+    """What a token is; of lists also how deep they are, for a sentence of lists is a list, too."""
     if isinstance(token, str):
         return "string"
-    return "dict" if isinstance(token, dict) else "list"
+    if isinstance(token, dict):
+        return "dict"
+    if isinstance(token, np.ndarray | jax.Array) and np.ndim(token):
+        return "nested " * (np.ndim(token) - 1) + "list"
+    if isinstance(token, Sequence | set | frozenset):
+        inner = _kind(next(iter(token), None))
+        return f"nested {inner}" if inner.endswith("list") else "list"
+    return "object"
 
 
 def gold_of(y, batch: Batch, labels: tuple[Hashable, ...]) -> Gold:
@@ -82,6 +93,8 @@ def gold_of(y, batch: Batch, labels: tuple[Hashable, ...]) -> Gold:
     found: list[int] = []
     open_choices: list[tuple[int, list[int]]] = []
     for n, (sentence, given) in enumerate(zip(batch.sentences, y, strict=True)):
+        if not isinstance(given, Sequence | np.ndarray):
+            raise ValueError(f"the labels of sentence {n} are {given!r}; wanted a list with one entry for each token")
         if isinstance(given, str) or len(given) != len(sentence):
             raise ValueError(f"sentence {n} has {len(sentence)} tokens, but {_count(given)}")
         tags = given.tolist() if isinstance(given, np.ndarray) else given

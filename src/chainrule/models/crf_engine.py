@@ -207,18 +207,19 @@ def _conditional(node, pair, start, weight, labels, counts):
 
     The gradient is what the model expects less what is there, token by token.
     """
-    shifted, _ = _shifted(node, pair, start, labels)
+    shifted, _ = _shifted(node, pair, start, weight, labels)
     return rows.total(True, jnp.zeros(node.shape[1], node.dtype), pair, shifted, start, weight)
 
 
-def _shifted(node, pair, start, labels):
+def _shifted(node, pair, start, weight, labels):
     there = jnp.asarray(labels)[:, None] == jnp.arange(node.shape[1])[None, :, None]
     terms = packed.path_terms(jnp.zeros(node.shape[1], node.dtype), pair, node, start, jnp.asarray(labels))
+    terms = jnp.where(weight != 0, terms, 0)  # padding is labelled 0, which may not be allowed to begin
     return node - terms[:, None], there
 
 
 def _conditional_forward(node, pair, start, weight, labels, counts):
-    shifted, there = _shifted(node, pair, start, labels)
+    shifted, there = _shifted(node, pair, start, weight, labels)
     s = rows.smooth(jnp.zeros(node.shape[1], node.dtype), pair, shifted, start, weight, log=True)
     by_node = jnp.where(there, s.marginals - 1, s.marginals) * weight[:, None]
     by_pair = s.transition_count

@@ -31,8 +31,8 @@ def feature_function(function: Callable[..., Any]) -> "FunctionFeature":
     called depends on what a sentence is.
 
     - *An array* (time, …): f is traced by JAX and tabulated by `jax.vmap`, all positions and labels at once. Labels are
-      indices in the order of the model's labels, `y_prev` is −1 at i = 0, and x is padded with zeros after its end.
-      Write choices with `jnp.where`, not with `if`.
+      indices in the order of the model's labels, `y_prev` is −1 at i = 0, and x is padded with zeros:
+      x[i + 1] at the end and x[i - 1] at the beginning are zero. Write choices with `jnp.where`, not with `if`.
     - *A list* of tokens (strings, dicts, anything): f is a plain Python function. Labels are those that the model was
       given, and `y_prev` is None at i = 0. This costs T·K² calls of the function for each sentence (T·K where it has no
       y_prev); from two million calls on a warning says so.
@@ -58,7 +58,7 @@ def feature_function(function: Callable[..., Any]) -> "FunctionFeature":
     """
     if not callable(function):
         raise ValueError(f"{function!r} is not a function; wanted f(x, y_prev, y, i) or f(x, y, i)")
-    count = len(inspect.signature(function).parameters)
+    count = _count_arguments(function)
     if count not in (3, 4):
         raise ValueError(f"{_name(function)} takes {count} arguments; wanted f(x, y_prev, y, i) or f(x, y, i)")
     return FunctionFeature(function, count == 4)
@@ -210,11 +210,15 @@ def _by_tracing(function, looks_back: bool, sentences, size: int):
     """Values end to end, by one vectorised call for all sentences."""
     lengths = np.array([len(sentence) for sentence in sentences])
     longest = bucket(int(lengths.max()))
-    first = np.asarray(sentences[0])
-    padded = np.zeros((len(sentences), longest, *first.shape[1:]), first.dtype)
-    for n, sentence in enumerate(sentences):
-        padded[n, : len(sentence)] = np.asarray(sentence)
-    node, pair = _tabulate(padded, _Same(function), looks_back, size)
+    arrays = [np.asarray(sentence) for sentence in sentences]
+    event = arrays[0].shape[1:]
+    # as many zeros as tokens: x[i + 1] and x[i - 1] find them beyond the ends of the longest sentence, too
+    padded = np.zeros((len(arrays), 2 * longest, *event), np.result_type(*arrays))
+    for n, array in enumerate(arrays):
+        if array.shape[1:] != event:
+            raise ValueError(f"sentence {n} has tokens of shape {array.shape[1:]}, but sentence 0 has shape {event}")
+        padded[n, : len(array)] = array
+    node, pair = _tabulate(padded, _Same(function), looks_back, size, longest)
     real = np.arange(longest) < lengths[:, None]
     return np.asarray(node)[real], None if pair is None else np.asarray(pair)[real]
 
@@ -232,10 +236,10 @@ class _Same:
         return isinstance(other, _Same) and self.function is other.function
 
 
-@partial(jax.jit, static_argnums=(1, 2, 3))
-def _tabulate(padded, same, looks_back, size):
+@partial(jax.jit, static_argnums=(1, 2, 3, 4))
+def _tabulate(padded, same, looks_back, size, longest):
     dtype = jnp.zeros(0).dtype
-    labels, steps = jnp.arange(size), jnp.arange(padded.shape[1])
+    labels, steps = jnp.arange(size), jnp.arange(longest)
 
     def value(*args):
         return jnp.atleast_1d(jnp.asarray(same.function(*args)).astype(dtype)).reshape(-1)
@@ -245,11 +249,18 @@ def _tabulate(padded, same, looks_back, size):
         return over(padded, labels, steps), None
     at_start = jax.vmap(jax.vmap(value, (None, None, 0, None)), (0, None, None, None))
     begin = at_start(padded, jnp.array(-1), labels, jnp.array(0))
-    node = jnp.zeros((padded.shape[0], padded.shape[1], *begin.shape[1:]), dtype).at[:, 0].set(begin)
+    node = jnp.zeros((padded.shape[0], longest, *begin.shape[1:]), dtype).at[:, 0].set(begin)
     inner = jax.vmap(jax.vmap(value, (None, None, 0, None)), (None, 0, None, None))
     over = jax.vmap(jax.vmap(inner, (None, None, None, 0)), (0, None, None, None))
     pair = over(padded, labels, labels, steps)
     return node, pair.at[:, 0].set(0)
+
+
+def _count_arguments(function) -> int:
+    """How many arguments must be given: those with a default, as in `lambda x, y, i, word=word: …`, are not asked for."""
+    positional = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
+    parameters = inspect.signature(function).parameters.values()
+    return sum(p.kind in positional and p.default is p.empty for p in parameters)
 
 
 def _name(function) -> str:

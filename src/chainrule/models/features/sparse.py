@@ -112,7 +112,7 @@ class SparseFeature(AbstractFeature):
 
     def potentials(self, batch: Batch) -> Potentials:
         """Log-potentials of any sentences; attributes that training has not seen say nothing."""
-        matrices = self.index.matrices(batch.sentences, dtype=np.float32)
+        matrices = self.index.matrices(batch.sentences, dtype=jnp.zeros(0).dtype)
         node = pair = None
         if self.node is not None:
             node = _spread(batch, matrices.node @ self.node)
