@@ -6,8 +6,8 @@
 # that somebody cares to write down, and turns the scores into probabilities.
 #
 # This tutorial tags English with parts of speech. It starts with a hidden Markov model and sees where that stops. Then
-# it writes three features by hand, ten thousand by machine, learns from half-labelled text, and ends with labels that
-# have a grammar of their own.
+# it writes eight features by hand, thousands by machine, learns from half-labelled text, and ends with labels that have a
+# grammar of their own.
 #
 # Run it as a script (`python tutorials/linear_chain_crf.py --quick --out figures`) or cell by cell in an editor.
 
@@ -24,6 +24,7 @@ import jax
 import jax.numpy as jnp
 import matplotlib.pyplot as plt
 import numpy as np
+from matplotlib.ticker import PercentFormatter
 
 import chainrule as cr
 
@@ -122,8 +123,8 @@ heading("2. A hidden Markov model")
 measure("HMM", hmm.viterbi([np.array(sentence) for sentence in numbers[800:]]).labels)
 
 # %% [markdown]
-# It knows its vocabulary, and for the unknown it has nothing but the tag before. Yet *overgrazing* ends in *-ing*, and
-# *Warsaw* has a capital letter. Could it not use that?
+# It knows its vocabulary, and for the unknown it has nothing but the tag before. Yet *overseeing* ends in *-ing*, and
+# *Sarkozy* has a capital letter. Could it not use that?
 #
 # Not easily. The model *generates* the words, so every fact about them has to be generated too, and its factors have to
 # be independent given the tag: the suffix, the capital, the word to the right. They are not. The way out is to stop
@@ -135,8 +136,9 @@ measure("HMM", hmm.viterbi([np.array(sentence) for sentence in numbers[800:]]).l
 #
 # $$ p(y \mid x) = \frac{1}{Z(x)} \exp \Big( \sum_t \sum_j w_j \, f_j(x, y_{t-1}, y_t, t) \Big) $$
 #
-# A feature may look at *all* the words, since nobody has to explain them. It may be any function. These two return a
-# number, and an array of numbers; each number gets a weight.
+# A feature may look at *all* the words, since nobody has to explain them. It may be any function $f(x, y_{t-1}, y_t, t)$,
+# or $f(x, y_t, t)$ where the tag before plays no part. It returns a number, as `habit` does below, or a list of numbers, as
+# `rules` does; each number gets a weight.
 
 
 # %%
@@ -145,7 +147,8 @@ def habits(sentences, their_tags):
     found = defaultdict(Counter)
     for sentence, its_tags in zip(sentences, their_tags, strict=True):
         for word, tag in zip(sentence, its_tags, strict=True):
-            found[word.lower()][tag] += tag is not None
+            if tag is not None:
+                found[word.lower()][tag] += 1
     return {w: {tag: n / c.total() for tag, n in c.items()} for w, c in found.items() if c.total() > 1}
 
 
@@ -341,7 +344,8 @@ for column, (name, colour) in enumerate((("all tokens", BLUE), ("words unseen in
     drawn = left.barh(np.arange(len(bars)) + 0.38 * (column - 0.5), bars[:, column], 0.36, color=colour, label=name)
     left.bar_label(drawn, fmt="{:.1%}", padding=-40, color="white", fontsize=9)
 left.set_yticks(range(len(bars)), scores)
-left.set(xlim=(0, 1), xlabel="share of the tags right")
+left.xaxis.set_major_formatter(PercentFormatter(1))
+left.set(xlim=(0, 1), xlabel="tags right")
 left.invert_yaxis()
 left.tick_params(axis="y", length=0)
 left.legend(frameon=False, ncols=2, loc="lower left", bbox_to_anchor=(0, 1.0), borderaxespad=0)
@@ -349,8 +353,8 @@ left.set_title("More to look at helps most with unseen words\n\n", fontsize=11)
 for (name, found), colour, marker in zip(partial.items(), (GREEN, GREY), "os", strict=True):
     right.plot(list(found), list(found.values()), marker + "-", color=colour, linewidth=1.8, label=name)
 right.axhline(scores["CRF, features by hand"][0], color=INK, linewidth=1, linestyle="--", label="all tags")
-right.xaxis.set_major_formatter("{x:.0%}")
-right.yaxis.set_major_formatter("{x:.0%}")
+right.xaxis.set_major_formatter(PercentFormatter(1))
+right.yaxis.set_major_formatter(PercentFormatter(1))
 right.set(xlim=(0, 0.65), xlabel="share of the tags known in training", ylabel="tags right")
 right.legend(frameon=False, loc="lower right")
 right.set_title("Scattered tags teach more than whole sentences", fontsize=11)
@@ -443,26 +447,29 @@ for name, model in taggers.items():
     found = model.predict(doubtful)
     f1 = cr.evaluation.span_scores(test_chunks, found).f1
     print(f"{name}: F1 {f1:.3f}, {broken(found)} phrases without a beginning")
-print(cr.evaluation.span_scores(test_chunks, taggers["bio_graph"].predict(doubtful)))
+print(cr.evaluation.span_scores(test_chunks, found))  # of the last one
 
 # %% [markdown]
 # The graph does not make the model cleverer, and conlleval's rules are kind to phrases without a beginning. What it buys
 # is that every answer *means* something: each prediction is a set of phrases, and so are the k best and every draw.
 #
-# Doubts are passed on, too. Where the tagger hesitates between an adjective and a noun, the phrase is sure all the same.
+# Doubts are passed on, too. Is *games* a noun or a verb? As long as the tagger cannot tell, nobody knows where the phrase
+# ends, and the second model says so.
 
 # %%
-number = 67 + 37
+number = 104
 x, sentence = doubtful[number], test_words[number]
-chunker = taggers["bio_graph"]
+phrases = taggers["bio_graph"].posterior(x).marginals
+path = [spans.index(label) for label in found[number]]
 lively = np.flatnonzero(x.max(0) > 0.05)
 figure, (top, bottom) = plt.subplots(2, 1, figsize=(9, 5.4), height_ratios=(2, 1), layout="constrained")
 cr.plotting.trellis(x[:, lively], states=[labels[k] for k in lively], ax=top)
-cr.plotting.trellis(chunker.posterior(x).marginals, chunker.viterbi(x).states, states=spans, ax=bottom)
+cr.plotting.trellis(phrases, path, states=spans, ax=bottom)
 for ax in (top, bottom):
     ax.set_xticks(range(len(sentence)), sentence)
     ax.set_xlabel("")
 top.set_title("What the first model says of the tags …", fontsize=11)
+bottom.images[0].colorbar.set_label("")
 bottom.set_title("… and what the second makes of it", fontsize=11)
 save(figure, "phrases")
 
