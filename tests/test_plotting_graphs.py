@@ -117,6 +117,16 @@ def test_history():
     assert ax.lines[0].get_ydata().tolist() == [-3.0, -2.0, -1.5]
 
 
+@pytest.mark.parametrize("form", [dict, list, tuple])
+def test_weights_stand_in_their_order_on_both_sides_of_zero(form):
+    ax = cr.plotting.weights(form([("word=the", 2.0), (("B", "I"), -0.5), (3, np.float32(0.25))]))
+    assert [bar.get_width() for bar in ax.patches] == [2.0, -0.5, 0.25]
+    assert [label.get_text() for label in ax.get_yticklabels()] == ["word=the", "('B', 'I')", "3"]
+    first, second, third = (bar.get_facecolor() for bar in ax.patches)
+    assert first == third != second
+    assert ax.yaxis_inverted()  # the first is on top
+
+
 @pytest.mark.parametrize(
     ("draw", "message"),
     [
@@ -127,6 +137,10 @@ def test_history():
         (lambda: cr.plotting.trellis(np.ones((2, 2)), states=["a"]), "1 names for 2 states"),
         (lambda: cr.plotting.series(np.ones((2, 1)), [0, 0], [1.0]), "must be vectors"),
         (lambda: cr.plotting.history(np.ones((2, 1))), r"\(iteration,\)"),
+        (lambda: cr.plotting.weights({}), "no weights to draw"),
+        (lambda: cr.plotting.weights({"a": 1.0, "b": np.nan}), "weight of 'b' is nan"),
+        (lambda: cr.plotting.weights([("a", np.ones(2))]), "weight of 'a' is array"),
+        (lambda: cr.plotting.weights([("a", "1")]), "weight of 'a' is '1'; wanted a finite number"),
     ],
 )
 def test_bad_arrays_are_named(draw, message):

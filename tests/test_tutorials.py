@@ -14,7 +14,7 @@ NUMBER = r"[-+]?\d+(?:\.\d+)?(?:e[-+]?\d+)?"
 
 
 def test_there_are_tutorials():
-    assert {"quickstart.py", "hidden_markov_models.py"} <= {path.name for path in TUTORIALS}
+    assert {"quickstart.py", "hidden_markov_models.py", "linear_chain_crf.py"} <= {path.name for path in TUTORIALS}
 
 
 @pytest.mark.parametrize("path", TUTORIALS, ids=lambda path: path.stem)
@@ -35,6 +35,17 @@ def test_earthquakes_are_the_published_ones():
     assert rows[0] == "year,count"
     assert [year for year, _ in pairs] == list(range(1900, 2007))
     assert sum(count for _, count in pairs) == 2072
+
+
+def test_tagged_sentences_are_the_ones_described():
+    blocks = (ROOT / "tutorials/data/en_pud.tsv").read_text(encoding="utf-8").strip().split("\n\n")
+    rows = [line.split("\t") for block in blocks for line in block.split("\n")]
+    assert len(blocks) == 1000
+    assert len(rows) == 21_180
+    assert {len(row) for row in rows} == {3}
+    universal = [tag for _, _, tag in rows]
+    assert len(set(universal)) == 17
+    assert universal.count("NOUN") == 4015
 
 
 def run_quickly(name: str, out: Path) -> str:
@@ -111,3 +122,28 @@ def test_the_story_of_hidden_markov_models_is_true(tmp_path):
 
     names = ("casino_model", "casino_decoded", "learning", "local_optima", "wear", "sticky")
     assert {path.name for path in tmp_path.glob("*.png")} == {f"hmm_{name}.png" for name in names}
+
+
+@pytest.mark.slow
+def test_the_story_of_conditional_random_fields_is_true(tmp_path):
+    said = run_quickly("linear_chain_crf.py", tmp_path)
+
+    names = ("HMM", "CRF, features by hand", "CRF, attributes, L2")
+    hmm, by_hand, attributes = (numbers(said, f"^{name}: ")[-2:] for name in names)
+    assert hmm[0] + 5 < by_hand[0] < attributes[0]
+    assert hmm[1] + 15 < by_hand[1]
+    likely = [float(p) for p in re.findall(r"^  p = (\S+)", said, flags=re.MULTILINE)]
+    assert len(likely) == 4
+    assert likely == sorted(likely, reverse=True)
+    squares, absolute = (count for count in numbers(said, "^weights of attributes") if count > 2)
+    assert absolute < squares / 3
+    scattered, whole = (numbers(said, f"^{name}: ")[1] for name in ("scattered tokens", "whole sentences"))
+    assert whole < scattered < by_hand[0]
+    assert re.search("^alone: +DET ADJ NOUN DET NOUN PUNCT$", said, flags=re.MULTILINE)
+    assert re.search("^hinted: +DET ADJ VERB DET NOUN PUNCT$", said, flags=re.MULTILINE)
+    f1, broken = numbers(said, "^bio_graph: F1")[1:]
+    assert f1 > 0.75
+    assert broken == 0
+
+    figures = ("doubts", "attributes", "transitions", "taggers", "phrases")
+    assert {path.name for path in tmp_path.glob("*.png")} == {f"crf_{name}.png" for name in figures}

@@ -5,7 +5,7 @@ globally. State and action colours are those of Okabe & Ito (2008), told apart w
 """
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Hashable, Mapping, Sequence
 
 import networkx as nx
 import numpy as np
@@ -229,6 +229,42 @@ def history(values: Float[ArrayLike, " iteration"], ax: Axes | None = None) -> A
     ax.grid(axis="y", color="#E5E9EC", linewidth=0.8)
     ax.set_axisbelow(True)
     ax.spines[["top", "right"]].set_visible(False)
+    return ax
+
+
+def weights(named: Mapping[Hashable, float] | Sequence[tuple[Hashable, float]], ax: Axes | None = None) -> Axes:
+    """Draw named weights as bars from zero, the first on top: positive ones in blue, negative ones in orange.
+
+    Args:
+        named: name → weight, or pairs (name, weight), in the order in which they shall stand.
+        ax: where to draw.
+
+    Raises:
+        ValueError: no weights, or one that is not a finite number; the message names it.
+
+    Example:
+        >>> import chainrule as cr
+        >>> ax = cr.plotting.weights({"suffix=ing": 2.5, "after=of": -1.0})
+        >>> [label.get_text() for label in ax.get_yticklabels()]
+        ['suffix=ing', 'after=of']
+    """
+    pairs = list(named.items() if isinstance(named, Mapping) else named)
+    if not pairs:
+        raise ValueError("there are no weights to draw; wanted at least one")
+    for name, value in pairs:
+        if np.ndim(value) or not np.isreal(value) or not np.isfinite(value):
+            raise ValueError(f"the weight of {name!r} is {value!r}; wanted a finite number")
+    values = np.array([value for _, value in pairs], float)
+    ax = _axes(ax)
+    ax.barh(np.arange(len(pairs)), values, height=0.72, color=[_PALETTE[int(value < 0)] for value in values])
+    ax.axvline(0, color=_INK, linewidth=0.8)
+    ax.set_yticks(range(len(pairs)), [str(name) for name, _ in pairs])
+    ax.set_ylim(len(pairs) - 0.4, -0.6)
+    ax.set_xlabel("weight")
+    ax.grid(axis="x", color="#E5E9EC", linewidth=0.8)
+    ax.set_axisbelow(True)
+    ax.tick_params(axis="y", length=0)
+    ax.spines[["top", "right", "left"]].set_visible(False)
     return ax
 
 
