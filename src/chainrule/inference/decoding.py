@@ -98,7 +98,7 @@ def k_best(chain: Chain, k: int) -> Path:
         best, origin = lax.top_k(came, k)
         new = best + potential[:, None]
         new = new - finite(new.max())
-        still = jnp.broadcast_to(jnp.arange(count * k).reshape(count, k), origin.shape)
+        still = jnp.broadcast_to(jnp.arange(count * k, dtype=origin.dtype).reshape(count, k), origin.shape)
         return jnp.where(keep, new, score), jnp.where(keep, origin, still).astype(jnp.int32)
 
     def back(place, origin):

@@ -300,6 +300,8 @@ def test_one_sentence_of_one_token():
     assert found.history[-1] == pytest.approx(objective.best()[0], abs=1e-9)
     with jax.enable_x64(True):
         assert found.model.predict(["a"]) == ["A"]
+        best = found.model.k_best(["a"], 2)
+        np.testing.assert_allclose(np.exp(best.log_prob).sum(), 1, atol=1e-12)
 
 
 def test_steps_that_new_data_do_not_show_weigh_nothing():
