@@ -186,7 +186,7 @@ class Scaled:
     @property
     def trusted(self) -> Bool[Array, ""]:
         """Whether all answers may be relied on."""
-        return jnp.stack(self.certificates).all()
+        return jnp.stack(self.certificates).all() if self.certificates else jnp.array(True)
 
     def _trust(self, answer, trusted):
         self.certificates.append(trusted)

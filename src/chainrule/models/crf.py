@@ -374,7 +374,7 @@ class LinearChainCRF(eqx.Module):
         limits = Limits(method.max_iterations, method.tolerance, period=method.period)
         with bars.bar("L-BFGS", total=method.max_iterations, enabled=progress) as shown:
             found = engine.climb(problem, method.l1, method.l2, limits, shown, **sizes)
-        parameters, value, log_prob, history, iterations, ending, _ = jax.device_get(found)
+        parameters, value, log_prob, history, iterations, ending = jax.device_get(found)
         return parameters, value, log_prob, -history[~np.isnan(history)], iterations, _status(int(ending))
 
     def _descend(self, method: MiniBatch, batch: Batch, problem: engine.Problem, key, progress: bool):

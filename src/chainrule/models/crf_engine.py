@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+from jax import lax
 from jax.flatten_util import ravel_pytree
 
 from ..forms.chain import Chain
@@ -241,36 +242,64 @@ def total_loss(problem: Problem, parameters):
     return problem.loss(parameters), likelihood.loss(parameters)
 
 
-@partial(jax.jit, static_argnames=("memory", "size", "sparse"))
 def climb(problem: Problem, l1, l2, limits, token, *, memory: int, size: int, sparse: bool):
-    """Minimise loss + l1·Σ|w| + l2·Σw² over all parameters, in one program."""
+    """Minimise loss + l1·Σ|w| + l2·Σw² over all parameters, in one program; a second one if a certificate fails.
+
+    Returns the parameters, the loss with and without penalties, the history, the iterations and the ending.
+    """
+    rest = (l1, l2, limits, token)
+    search, trusted = _climb(rows.Scaled, problem, None, *rest, memory=memory, size=size, sparse=sparse)
+    if not trusted:  # go on from there with the log-space engine at hand
+        search = search if search.iterations else None
+        search, _ = _climb(rows.Either, problem, search, *rest, memory=memory, size=size, sparse=sparse)
+    found = search.minimum()
+    return *_ended(problem, found.x, l1, l2, found.value), found.history, found.iterations, found.status
+
+
+def _units(problem: Problem):
+    """Units of L1 penalty for each entry of the flat parameters."""
+    both = (problem.parameters(), problem.sizes())
+    return ravel_pytree(jax.tree.map(lambda p, s: jnp.broadcast_to(jnp.asarray(s, p.dtype), p.shape), *both))[0]
+
+
+@partial(jax.jit, static_argnums=0, static_argnames=("memory", "size", "sparse"))
+def _climb(engine, problem: Problem, search, l1, l2, limits, token, *, memory: int, size: int, sparse: bool):
+    """Search on until it ends, or until a certificate fails that `engine` cannot do without; says which."""
     start, back = ravel_pytree(problem.parameters())
-    sizes = jax.tree.map(
-        lambda p, s: jnp.broadcast_to(jnp.asarray(s, p.dtype), p.shape), problem.parameters(), problem.sizes()
-    )
-    l1 = ravel_pytree(sizes)[0] * l1 if sparse else None
+    l1 = _units(problem) * l1 if sparse else None
+    if search is None:
+        search = quasi_newton.begin(start, memory=memory, history_size=size)
 
-    def loss(flat, problem):
-        return problem.loss(back(flat)) + l2 * jnp.vdot(flat, flat)
+    def body(carry):
+        before, _ = carry
+        asked = engine()
 
-    def report(iterations, value, last):
-        progress.report(token, iterations, -value, last=last)
+        def value_and_gradient(flat, problem):
+            scores, pull = jax.vjp(problem.scores, back(flat))
+            value, (by_node, by_pair) = problem.objective.slopes(scores, problem, asked)
+            (slopes,) = pull(Scores(by_node, by_pair))
+            # what cannot be trusted is no point to go to; the search stays where it is, in the middle of its line search
+            value = jnp.where(asked.trusted, value + l2 * jnp.vdot(flat, flat), jnp.nan)
+            return value, ravel_pytree(slopes)[0] + 2 * l2 * flat
 
-    found = quasi_newton.minimise(
-        jax.value_and_grad(loss),
-        start,
-        (problem,),
-        l1=l1,
-        memory=memory,
-        max_iterations=limits.max_iterations,
-        tolerance=limits.tolerance,
-        period=limits.period,
-        history_size=size,
-        report=report,
-    )
+        after = quasi_newton.advance(value_and_gradient, before, (problem,), limits, l1=l1)
+        trusted = jnp.asarray(asked.trusted)
+        progress.report(token, after.iterations, -after.value, last=after.status != quasi_newton.Ending.RUNNING)
+        return after, trusted
+
+    def going(carry):
+        search, trusted = carry
+        return trusted & (search.status == quasi_newton.Ending.RUNNING)
+
+    return lax.while_loop(going, body, (search, jnp.array(True)))
+
+
+@jax.jit
+def _ended(problem: Problem, flat, l1, l2, value):
+    """The parameters, the objective, and the loss without its penalties, both for the likelihood."""
+    _, back = ravel_pytree(problem.parameters())
     if isinstance(problem.objective, Likelihood):
-        penalty = l2 * jnp.vdot(found.x, found.x) + (0 if l1 is None else (l1 * jnp.abs(found.x)).sum())
-        log_prob = penalty - found.value
+        unlikely = value - l2 * jnp.vdot(flat, flat) - l1 * (_units(problem) * jnp.abs(flat)).sum()
     else:
-        log_prob = -eqx.tree_at(lambda p: p.objective, problem, Likelihood()).loss(back(found.x))
-    return back(found.x), found.value, log_prob, found.history, found.iterations, found.status, found.evaluations
+        unlikely = eqx.tree_at(lambda p: p.objective, problem, Likelihood()).loss(back(flat))
+    return back(flat), value, -unlikely

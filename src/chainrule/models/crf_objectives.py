@@ -1,5 +1,6 @@
 """What a fit of a linear-chain CRF minimises, sentence by sentence; `score(y)` is the exponent of p(y | x)."""
 
+from functools import partial
 from typing import Any
 
 import equinox as eqx
@@ -13,6 +14,21 @@ from . import packed
 
 class Likelihood(eqx.Module):
     """−log p(y | x), the negative conditional log-likelihood (Lafferty, McCallum and Pereira 2001)."""
+
+    def slopes(self, scores, given, engine):
+        """The loss, and its derivatives by the potentials of labels and of steps: what is expected less what is there."""
+        if given.local:
+            return by_autodiff(self, scores, given)
+        if given.allowed is None:
+            labels = (given.start, given.weight, given.labels, given.counts)
+            return _conditional_slopes(engine, scores.node, scores.pair, *labels)
+        rest = (given.start, given.weight)
+        free = engine.smooth(scores.initial, scores.pair, scores.node, *rest, log=True)
+        node = jnp.where(given.allowed, scores.node, -jnp.inf)
+        some = engine.smooth(scores.initial, scores.pair, node, *rest, log=True)
+        by_node = (free.marginals - some.marginals) * given.weight[:, None]
+        by_pair = free.transition_count - some.transition_count
+        return rows.add_up(given.weight, free.terms - some.terms), (by_node, by_pair)
 
     def loss(self, scores, given):
         """−Σ weight · log p(y | x); labels that are not known are summed out."""
@@ -46,6 +62,10 @@ class MaxMargin(eqx.Module):
     def __check_init__(self):
         _check(self)
 
+    def slopes(self, scores, given, engine):
+        """The loss, and its derivatives by the potentials."""
+        return by_autodiff(self, scores, given)
+
     def loss(self, scores, given):
         """Σ weight · hinge. Its gradient is that at the best labelling."""
         costed = _helped(scores, given, self.cost)
@@ -75,10 +95,23 @@ class SoftmaxMargin(eqx.Module):
     def __check_init__(self):
         _check(self)
 
+    def slopes(self, scores, given, engine):
+        """The loss, and its derivatives by the potentials."""
+        if given.local:
+            return by_autodiff(self, scores, given)
+        labels = (given.start, given.weight, given.labels, given.counts)
+        return _conditional_slopes(engine, _helped(scores, given, self.cost), scores.pair, *labels)
+
     def loss(self, scores, given):
         """Σ weight · softmax margin."""
         costed = _helped(scores, given, self.cost)
         return _conditional(costed, scores.pair, given.start, given.weight, given.labels, given.counts)
+
+
+def by_autodiff(objective, scores, given):
+    """The loss and its derivatives by the potentials of labels and of steps."""
+    value, slopes = jax.value_and_grad(lambda s: objective.loss(s, given))(scores)
+    return value, (slopes.node, slopes.pair)
 
 
 def _helped(scores, given, cost):
@@ -115,9 +148,9 @@ def _shifted(node, pair, start, weight, labels):
     return node - terms[:, None], there
 
 
-def _conditional_forward(node, pair, start, weight, labels, counts):
+def _conditional_slopes(engine, node, pair, start, weight, labels, counts):
     shifted, there = _shifted(node, pair, start, weight, labels)
-    s = rows.smooth(jnp.zeros(node.shape[1], node.dtype), pair, shifted, start, weight, log=True)
+    s = engine.smooth(jnp.zeros(node.shape[1], node.dtype), pair, shifted, start, weight, log=True)
     by_node = jnp.where(there, s.marginals - 1, s.marginals) * weight[:, None]
     by_pair = s.transition_count
     if pair.ndim == 2:
@@ -141,4 +174,4 @@ def _conditional_backward(saved, g):
     return g * by_node, g * by_pair, None, None, None, None
 
 
-_conditional.defvjp(_conditional_forward, _conditional_backward)
+_conditional.defvjp(partial(_conditional_slopes, rows.Either), _conditional_backward)

@@ -315,3 +315,20 @@ def test_weights_of_steps_numbers_and_functions_are_told_by_name():
 def test_tables_read_as_tables():
     table = Table([{"weight": 1.23456789, "label": "N"}, {"weight": -2.0, "previous": "D"}])
     assert repr(table).splitlines() == ["weight  label  previous", "1.235   N", "-2             D"]
+
+
+# The engine below
+
+
+def test_a_fit_goes_on_in_log_space_where_the_scaled_engine_fails():
+    """Weights so large that labels lost at both ends matter in the middle: only log space can tell what they are worth."""
+    crf = cr.LinearChainCRF(["a", "b"], [cr.attributes()], boundaries=True)
+    x, y = [["u", "v", "w"], ["v", "u"]], [["a", "b", "a"], ["b", "a"]]
+    start = crf.fit(x, y, method=cr.LBFGS(l2=0.1)).model
+    steep = eqx.tree_at(lambda m: m.transition, start, jnp.array([[0.0, -400.0], [-400.0, 0.0]]))
+    before = crf_engine._climb._cache_size()
+    fit = steep.fit(x, y, method=cr.LBFGS(l2=1e-4))
+    assert crf_engine._climb._cache_size() == before + 1  # the program with both engines
+    again = crf.fit(x, y, method=cr.LBFGS(l2=1e-4))
+    assert fit.restart_objectives[0] == pytest.approx(again.restart_objectives[0], abs=1e-3)
+    assert np.isfinite(fit.history).all()
