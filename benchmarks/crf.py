@@ -20,6 +20,7 @@ imports JAX: every measurement runs in a process of its own (`crf_measure.py`). 
 
 import argparse
 import statistics
+import sys
 
 from compare import cores, limit_threads, load, machine, markdown, run, write
 
@@ -192,7 +193,10 @@ def _measure(options, task, side, dtype="float32", **order) -> dict:
     if task != "dense":
         order["path"] = options.conll2000
     variables = {"JAX_ENABLE_X64": "1"} if side == "chainrule" and dtype == "float64" else {}
-    return run("crf_measure.py", order, minutes=60, **variables)
+    report = run("crf_measure.py", order, minutes=60, **variables)
+    if task == "fit":
+        sys.stderr.write(f"{report}\n")  # a table of fits takes long, so that its rows are not lost with it
+    return report
 
 
 SIDES = ("chainrule", "python-crfsuite")
