@@ -31,15 +31,16 @@ from rivals import IMPORTS, RIVALS
 HERE = Path(__file__).parent
 SECTIONS = ("warm", "cold", "memory", "import")
 MARKS = "<!-- tables: written by compare.py -->", "<!-- end of tables -->"
+PACKAGES = ["chainrule", "jax", "jaxlib", "numpy", "hmmlearn", "dynamax", "tfp-nightly"]
 DTYPE = {"hmmlearn": "float64"}
 
 
 def main():
     options = _options()
     if options.threads:
-        _limit_threads(options.threads)
-    parts = [machine()]
-    load = _load()
+        limit_threads(options.threads)
+    parts = [f"{machine(PACKAGES)} Sizes are in data.py; float32 except for hmmlearn (float64)."]
+    before = load()
     if "warm" in options.only:
         parts.append(warm(options.tasks, options.pairs, options.rivals))
     if "cold" in options.only:
@@ -48,14 +49,11 @@ def main():
         parts.append(memory("d", options.rivals))
     if "import" in options.only:
         parts.append(imports(options.imports, options.rivals))
-    parts.append(f"Load of the machine (1-minute average) before and after: {load} and {_load()}.")
+    parts.append(f"Load of the machine (1-minute average) before and after: {before} and {load()}.")
     text = "\n\n".join(parts)
     print(text)
     if options.write:
-        readme = HERE / "README.md"
-        before, rest = readme.read_text().split(MARKS[0])
-        after = rest.split(MARKS[1])[1]
-        readme.write_text(f"{before}{MARKS[0]}\n\n{text}\n\n{MARKS[1]}{after}")
+        write(text, *MARKS)
 
 
 def _options():
@@ -88,7 +86,7 @@ def warm(tasks, pairs, alone) -> str:
     return (
         "### Warm calls\n\nNumPy in, NumPy out. Errors are against float64: nats of the log-likelihood (b: score of "
         "the path; c: after fitting), then the largest error of a marginal (g: of the gradient, relative); h: see "
-        "data.py.\n\n" + _markdown(rows)
+        "data.py.\n\n" + markdown(rows)
     )
 
 
@@ -125,7 +123,7 @@ def cold(tasks, processes, alone) -> str:
         rows.append(" | ".join([task, *(_cold_cell(seconds.get(name, ())) for name in names)]))
     return (
         "### Cold calls\n\nSeconds to build the model and make the first call (in brackets, the import before it), in "
-        f"a fresh process without a compilation cache; medians of {processes}.\n\n" + _markdown(rows)
+        f"a fresh process without a compilation cache; medians of {processes}.\n\n" + markdown(rows)
     )
 
 
@@ -146,7 +144,7 @@ def memory(task, alone) -> str:
             rows.append(f"{name} | {report['failure']} | ")
         else:
             rows.append(f"{name} | {report['peak']:.0f} | {report['peak'] - report['before']:.0f}")
-    return f"### Peak memory of task {task}\n\nResident, two calls, each library in its own process.\n\n" + _markdown(
+    return f"### Peak memory of task {task}\n\nResident, two calls, each library in its own process.\n\n" + markdown(
         rows
     )
 
@@ -174,30 +172,43 @@ def imports(processes, alone) -> str:
         low, middle, high = statistics.quantiles(extra, n=4)
         difference = "" if statement == "import jax" else f"{middle:+.3f} ({low:+.3f} to {high:+.3f})"
         rows.append(f"`{statement}` | {statistics.median(times):.3f} | {difference}")
-    return f"### Imports\n\n`python -c '…'`, {processes} fresh processes each, in turns.\n\n" + _markdown(rows)
+    return f"### Imports\n\n`python -c '…'`, {processes} fresh processes each, in turns.\n\n" + markdown(rows)
 
 
-def machine() -> str:
+def write(text: str, begin: str, end: str):
+    """Put tables between two marks of README.md."""
+    readme = HERE / "README.md"
+    before, rest = readme.read_text().split(begin)
+    after = rest.split(end)[1]
+    readme.write_text(f"{before}{begin}\n\n{text}\n\n{end}{after}")
+
+
+def machine(packages) -> str:
     """Say what was measured on what."""
-    packages = ["chainrule", "jax", "jaxlib", "numpy", "hmmlearn", "dynamax", "tfp-nightly"]
     versions = ", ".join(f"{name} {_version(name)}" for name in packages)
     flags = os.environ.get("XLA_FLAGS") or "unset"
     return (
-        f"Measured {date.today()} on {_processor()}, cores for every library: {_cores()}; {_memory()} memory; "
-        f"{platform.system()}, Python {platform.python_version()}; {versions}; XLA_FLAGS {flags}. "
-        "Sizes are in data.py; float32 except for hmmlearn (float64)."
+        f"Measured {date.today()} on {_processor()}, cores for every library: {cores()}; {_memory()} memory; "
+        f"{platform.system()}, Python {platform.python_version()}; {versions}; XLA_FLAGS {flags}."
     )
 
 
 def _measure(**order) -> dict:
-    command = [sys.executable, str(HERE / "measure.py"), json.dumps(order)]
-    environment = {name: value for name, value in os.environ.items() if name != "JAX_COMPILATION_CACHE_DIR"}
+    return run("measure.py", order)
+
+
+def run(script: str, order: dict, *, minutes: float = 20, **variables) -> dict:
+    """Start a script afresh, with environment variables of its own, and read the JSON that it prints last."""
+    command = [sys.executable, str(HERE / script), json.dumps(order)]
+    environment = {name: value for name, value in os.environ.items() if name != "JAX_COMPILATION_CACHE_DIR"} | variables
     sys.stderr.write(f"{' '.join(map(str, order.values()))}\n")
     try:
-        done = subprocess.run(command, check=False, capture_output=True, text=True, timeout=1200, env=environment)
+        done = subprocess.run(
+            command, check=False, capture_output=True, text=True, timeout=60 * minutes, env=environment
+        )
         return json.loads(done.stdout.strip().splitlines()[-1])
     except subprocess.TimeoutExpired:
-        return {"failure": "took more than 20 minutes"}
+        return {"failure": f"took more than {minutes:g} minutes"}
     except (IndexError, json.JSONDecodeError):
         return {"failure": f"the process ended with code {done.returncode}"}
 
@@ -215,23 +226,23 @@ def _error(side):
     return f"{nats:+.2g}" + ("" if other is None else f", {other:.0e}")
 
 
-def _markdown(rows):
+def markdown(rows):
     width = rows[0].count("|") + 1
     return "\n".join(f"| {row} |" for row in [rows[0], " | ".join(["---"] * width), *rows[1:]])
 
 
-def _limit_threads(count):
-    cores = sorted(os.sched_getaffinity(0))
-    os.sched_setaffinity(0, cores[:count])  # inherited by every measurement; XLA sizes its thread pool by it
+def limit_threads(count):
+    available = sorted(os.sched_getaffinity(0))
+    os.sched_setaffinity(0, available[:count])  # inherited by every measurement; XLA sizes its thread pool by it
     for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
         os.environ[name] = str(count)
 
 
-def _cores():
+def cores():
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
 
 
-def _load():
+def load():
     return f"{os.getloadavg()[0]:.2f}"
 
 

@@ -41,7 +41,7 @@ def pair(task: str, library: str, pairs: int, alone: bool = False) -> dict:
         gc.disable()
         for _ in range(rounds):
             for name, call in calls.items():
-                wall, cpu = _time(call, number)
+                wall, cpu = clock(call, number)
                 sides[name]["wall"].append(wall)
                 sides[name]["cpu"].append(cpu)
     return {**sides, "backend": _backend()}
@@ -52,23 +52,23 @@ def _warm_up(problem, library):
         call = maker(problem.task, library)(problem)
         answer = call()
         call()
-        warm = statistics.median(_time(call, 1)[0] for _ in range(3))
+        warm = statistics.median(clock(call, 1)[0] for _ in range(3))
         return {"wall": [], "cpu": [], "warm": warm, "error": data.error(problem, answer)}, call
     except Exception as failure:
-        return {"failure": _describe(failure)}, None
+        return {"failure": describe(failure)}, None
 
 
-def _time(call, number):
+def clock(call, number):
     """Wall seconds until the call returns, and processor seconds of all threads until they have come to rest."""
     wall, cpu = time.perf_counter(), time.process_time()
     for _ in range(number):
         call()
     wall = time.perf_counter() - wall
-    _settle()
+    settle()
     return wall / number, (time.process_time() - cpu) / number
 
 
-def _settle():
+def settle():
     """Wait until no thread works any more: giving gigabytes back, say, must not be billed to whoever comes next."""
     while True:
         before = time.process_time()
@@ -91,14 +91,14 @@ def memory(task: str, library: str) -> dict:
     """Peak resident memory, in MiB, after the import and after two calls."""
     problem = data.load(task)
     importlib.import_module(rivals.IMPORTS.get(library, library))
-    before = _peak()
+    before = peak()
     call = maker(task, library)(problem)
     call()
     call()
-    return {"before": before, "peak": _peak()}
+    return {"before": before, "peak": peak()}
 
 
-def _peak():
+def peak():
     unit = 2**20 if sys.platform == "darwin" else 2**10
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / unit
 
@@ -108,7 +108,7 @@ def _backend():
     return jax.default_backend() if jax else "numpy"
 
 
-def _describe(failure):
+def describe(failure):
     lines = str(failure).strip().splitlines() or [""]
     return f"{type(failure).__name__}: {lines[0]}"[:160].replace("|", "/")
 
@@ -119,5 +119,5 @@ if __name__ == "__main__":
     try:
         report = {"pair": pair, "cold": cold, "memory": memory}[kind](**order)
     except Exception as failure:
-        report = {"failure": _describe(failure)}
+        report = {"failure": describe(failure)}
     print(json.dumps(report))

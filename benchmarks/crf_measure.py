@@ -1,0 +1,48 @@
+"""One measurement of one library in one process: `crf.py` starts this file afresh for each, and reads the JSON it prints.
+
+    python crf_measure.py '{"task": "cold", "side": "chainrule", "path": "conll2000", "limit": 1000}'
+
+A task is a function of a watch and of what was ordered, the same name in crf_ours.py and crf_rivals.py. It times stages
+by `with watch(name):` and returns what else is to be told, as numbers and strings.
+"""
+
+import json
+import sys
+import time
+from collections import defaultdict
+from contextlib import contextmanager
+
+import crf_ours
+import crf_rivals
+from compare import limit_threads
+from measure import describe
+
+
+class Watch:
+    """Wall and processor seconds (all threads) of stages, by name."""
+
+    def __init__(self):
+        self.stages = defaultdict(list)
+
+    @contextmanager
+    def __call__(self, name: str):
+        wall, cpu = time.perf_counter(), time.process_time()
+        yield
+        self.stages[name].append([time.perf_counter() - wall, time.process_time() - cpu])
+
+
+def measure(task: str, side: str, threads: int | None = None, **order) -> dict:
+    """Run one task of one side."""
+    if threads:
+        limit_threads(threads)  # before anything counts the cores
+    watch = Watch()
+    found = (crf_ours if side == "chainrule" else crf_rivals).TASKS[task](watch, **order)
+    return {"stages": watch.stages, **found}
+
+
+if __name__ == "__main__":
+    try:
+        report = measure(**json.loads(sys.argv[1]))
+    except Exception as failure:
+        report = {"failure": describe(failure)}
+    print(json.dumps(report))
