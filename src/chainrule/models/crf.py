@@ -159,7 +159,7 @@ class LinearChainCRF(eqx.Module):
         return names[0] if batch.single else names
 
     def viterbi(self, x, *, known=None) -> Path:
-        """The most probable labels as indices, with their log p(y | x)."""
+        """The most probable labels as indices, with their log p(y | x), which `known` does not change."""
         batch, free, scores = self._scores(x, known)
         states, total = engine.viterbi(scores, batch.layout)
         _check_possible(total)
@@ -169,7 +169,8 @@ class LinearChainCRF(eqx.Module):
     def k_best(self, x, k: int, *, known=None) -> Path:
         """The k most probable labellings of one sentence, best first: states (k, T) and log p(y | x) (k,).
 
-        Where fewer are possible, the rest have log-probability −inf and states −1.
+        Where fewer are possible, the rest have log-probability −inf and states −1. What is known picks among the
+        labellings; it does not change their probabilities.
         """
         if not isinstance(k, int | np.integer) or k < 1:
             raise ValueError(f"k is {k!r}; ask for a whole number of labellings, at least one")
@@ -208,6 +209,7 @@ class LinearChainCRF(eqx.Module):
     def pair_posterior(self, x, *, known=None):
         """Marginals of steps p(y_{t−1} = i, y_t = j | x), shape (T − 1, K, K): a list of them for several sentences."""
         batch, _, scores = self._scores(x, known)
+        _check_possible(engine.log_partition(scores, batch.layout))
         found = [steps[1:] for steps in batch.layout.unpack(np.asarray(engine.pair_marginals(scores, batch.layout)))]
         return found[0] if batch.single else found
 
@@ -227,6 +229,7 @@ class LinearChainCRF(eqx.Module):
     def entropy(self, x, *, known=None) -> float:
         """Entropy of p(y | x) in nats, of one sentence: how undecided the whole labelling is."""
         batch, _, scores = self._one(x, known, "entropy")
+        _check_possible(engine.log_partition(scores, batch.layout))
         return float(engine.entropy(engine.chain(scores, batch.layout)))
 
     def chain(self, x, *, known=None) -> Chain:
