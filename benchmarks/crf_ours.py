@@ -39,7 +39,7 @@ def fit(watch, path, l1, l2, limit=None):
     jax.monitoring.register_event_duration_secs_listener(
         lambda event, seconds, **_: compiling.append(seconds) if event.startswith("/jax/core/compile/") else None
     )
-    options = {"l1": l1, "l2": l2, "memory": 6, "max_iterations": 1000 if l1 else 400}
+    options = {"l1": l1, "l2": l2, "memory": 20, "max_iterations": 1000 if l1 else 400}
     with watch("whole"):
         crf = _model(train, _templates())
         done = crf.fit(train.tokens, train.labels, method=cr.LBFGS(tolerance=1e-5, period=10, **options))

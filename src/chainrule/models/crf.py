@@ -334,11 +334,7 @@ class LinearChainCRF(eqx.Module):
             raise ValueError(f"method is {method!r}; give LBFGS(l1=…, l2=…), MiniBatch(…) or AveragedPerceptron(…)")
         if not isinstance(objective, Likelihood | MaxMargin | SoftmaxMargin):
             raise ValueError(f"objective is {objective!r}; give Likelihood(), MaxMargin() or SoftmaxMargin()")
-        sentences, single, token = read_sentences(x, None)
-        if single:
-            raise ValueError(
-                "fit takes a list of sentences and a list of their labels; for one sentence pass [x] and [y]"
-            )
+        sentences, _, token = read_sentences(x, None)
         batch = Batch.of(sentences, one_per_row=self._one_per_row or getattr(method, "one_per_row", False))
         gold = gold_of(y, batch, self.labels)
         by_rows = isinstance(method, MiniBatch)

@@ -74,14 +74,6 @@ def sample(engine, key, scores: Scores, data: Sequences, *, num_samples: int):
     return packed.sample_posterior(engine, True, key, *_in_rows(scores, data), data, num_samples)
 
 
-@jax.jit
-def path_score(scores: Scores, data: Sequences, labels):
-    """Score of given labels (time, row), for each sentence."""
-    pair = jnp.asarray(scores.pair)
-    terms = packed.path_terms(scores.initial, pair, jnp.asarray(scores.node), jnp.asarray(data.start), labels)
-    return data.totals(jnp.where(jnp.asarray(data.mask), terms, 0))
-
-
 def chain(scores: Scores, data: Sequences) -> Chain:
     """The chain form of one sentence."""
     size = int(data.lengths[0])

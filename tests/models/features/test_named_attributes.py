@@ -82,7 +82,7 @@ def test_fast_is_slow(both, min_count, transitions, by_function):
     assert table.binary == (set(matrices[used].data) <= {1.0})
     assert matrices[used].has_canonical_format
 
-    loaded = AttributeIndex.from_state(json.loads(json.dumps(index.state())), extract=extract)
+    loaded = AttributeIndex.from_state(json.loads(json.dumps(index.state())), code=extract)
     assert (loaded.matrices(test)[used] != index.matrices(test)[used]).nnz == 0
     assert (loaded.node, loaded.pair)[used].binary == table.binary
 
