@@ -70,7 +70,8 @@ def fit(l1, l2, options) -> str:
     return (
         f"Objective: -log-likelihood + {l1}·Σ|w| + {l2}·Σw². Both stop once ten iterations gain less than 1e-5 of it; "
         "CRFsuite remembers six steps, chainrule twenty. Wall and CPU are of everything from tokens to a fitted "
-        "model, in a fresh process, the import aside; preparation holds two evaluations of the objective.\n\n" + markdown(rows)
+        "model, in a fresh process, the import aside; preparation holds two evaluations of the objective.\n\n"
+        + markdown(rows)
     )
 
 
