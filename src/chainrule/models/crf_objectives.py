@@ -42,7 +42,17 @@ class Likelihood(eqx.Module):
         return everything - agreeing
 
 
-class MaxMargin(eqx.Module):
+class _Margin(eqx.Module):
+    """What asks for a margin of `cost` at each token."""
+
+    cost: float = 1.0
+
+    def __check_init__(self):
+        if not 0 <= self.cost < float("inf"):
+            raise ValueError(f"{type(self).__name__}: cost is {self.cost}; it must be a number from 0 on")
+
+
+class MaxMargin(_Margin):
     """The structured hinge: how far the best wrong labelling comes within its margin.
 
         max_y′ [ score(y′) + cost · #{t : y′_t ≠ y_t} ] − score(y)
@@ -56,11 +66,6 @@ class MaxMargin(eqx.Module):
     Raises:
         ValueError: a negative cost.
     """
-
-    cost: float = 1.0
-
-    def __check_init__(self):
-        _check(self)
 
     def slopes(self, scores, given, engine):
         """The loss, and its derivatives by the potentials."""
@@ -76,7 +81,7 @@ class MaxMargin(eqx.Module):
         return rows.add_up(given.weight, ahead)
 
 
-class SoftmaxMargin(eqx.Module):
+class SoftmaxMargin(_Margin):
     """The likelihood against labellings that are helped by their errors (Gimpel and Smith 2010).
 
         log Σ_y′ exp[ score(y′) + cost · #{t : y′_t ≠ y_t} ] − score(y)
@@ -89,11 +94,6 @@ class SoftmaxMargin(eqx.Module):
     Raises:
         ValueError: a negative cost.
     """
-
-    cost: float = 1.0
-
-    def __check_init__(self):
-        _check(self)
 
     def slopes(self, scores, given, engine):
         """The loss, and its derivatives by the potentials."""
@@ -124,11 +124,6 @@ def _terms(scores, given, labels):
     """What each token adds to the score of a labelling; zero on padding, whose labels mean nothing."""
     terms = packed.path_terms(scores.initial, scores.pair, scores.node, jnp.asarray(given.start), jnp.asarray(labels))
     return jnp.where(given.weight != 0, terms, 0)
-
-
-def _check(objective):
-    if not 0 <= objective.cost < float("inf"):
-        raise ValueError(f"{type(objective).__name__}: cost is {objective.cost}; it must be a number from 0 on")
 
 
 @jax.custom_vjp

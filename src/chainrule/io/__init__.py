@@ -30,11 +30,9 @@ import math
 import os
 import re
 import secrets
-import struct
 import zipfile
-from io import BytesIO
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import equinox as eqx
 import jax
@@ -42,16 +40,15 @@ import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer
 
-_FORMAT, _VERSION, _HEADER = "chainrule", 1, "header.json"
+from .archive import FORMAT, HEADER, NATIVE, VERSION, parse_array, read_header, read_members
+
 _MAX_DEPTH = 64
 _MAX_BATCH_AXES = 3
 # no component may begin with two underscores: importing `__main__` would run a script
 _MODULE_NAME = re.compile(r"chainrule(\._?[a-z][a-z0-9_]*)+")
 
 _EXTENDED = {np.dtype(d).name for d in (jnp.bfloat16, jnp.float8_e4m3fn, jnp.float8_e5m2, jnp.int4, jnp.uint4)}
-_NATIVE = {"bool", "float16", "float32", "float64", "complex64", "complex128"}
-_NATIVE |= {f"{kind}{bits}" for kind in ("int", "uint") for bits in (8, 16, 32, 64)}
-_DTYPES = {name: np.dtype(name) for name in _NATIVE | _EXTENDED}
+_DTYPES = {name: np.dtype(name) for name in NATIVE | _EXTENDED}
 
 _ABSENT = object()  # no template here; None would be a value
 
@@ -87,7 +84,7 @@ def save(path: str | os.PathLike[str], model: eqx.Module) -> None:
     try:
         if not isinstance(model, eqx.Module):
             raise ValueError(f"wanted a model or result of chainrule (an eqx.Module), got {_describe(model)}")
-        header = {"format": _FORMAT, "version": _VERSION, "x64": _keeps(np.dtype("float64"))}
+        header = {"format": FORMAT, "version": VERSION, "x64": _keeps(np.dtype("float64"))}
         header["model"] = encoder.encode(model, ())
         text = json.dumps(header, allow_nan=False).encode()
     except ValueError as error:
@@ -98,7 +95,7 @@ def save(path: str | os.PathLike[str], model: eqx.Module) -> None:
     try:
         with open(temporary, "xb") as file:
             with zipfile.ZipFile(file, "w", zipfile.ZIP_STORED) as archive:
-                with archive.open(_HEADER, "w") as member:  # not writestr, whose time stamp makes equal models differ
+                with archive.open(HEADER, "w") as member:  # not writestr, whose time stamp makes equal models differ
                     member.write(text)
                 for name, array in encoder.arrays.items():
                     with archive.open(f"{name}.npy", "w", force_zip64=True) as member:
@@ -139,8 +136,8 @@ def load(path: str | os.PathLike[str], *, like: Any = None, max_bytes: int = 4 *
     """
     with open(path, "rb") as file:
         try:
-            members = _read_members(file, max_bytes)
-            header = _read_header(members.pop(_HEADER))
+            members = read_members(file, max_bytes)
+            header = read_header(members.pop(HEADER))
             decoder = _Decoder(members, x64=header["x64"])
             model = decoder.decode(header["model"], (), _ABSENT if like is None else like)
             if members:
@@ -304,7 +301,7 @@ class _Decoder:
             raise ValueError(f"damaged: array {name!r} has the unknown dtype {dtype!r}")
         wanted = _DTYPES[dtype]
         stored = np.dtype(f"u{wanted.itemsize}") if dtype in _EXTENDED else wanted
-        array = _parse_array(name, data)
+        array = parse_array(name, data)
         if array.dtype.newbyteorder("=") != stored:
             raise ValueError(f"damaged: array {name!r} is {array.dtype}, the header says {dtype}")
         return array.astype(stored, copy=False).view(wanted)
@@ -383,59 +380,6 @@ class _Decoder:
                 raise ValueError(f"{_at(place)}{path} was saved as {got}, in like it is {wanted}")
             filled.append(value)
         return jax.tree_util.tree_unflatten(structure, filled)
-
-
-def _read_members(file: IO[bytes], max_bytes: int) -> dict[str, bytes]:
-    try:
-        with zipfile.ZipFile(file) as archive:
-            members = archive.infolist()
-            names = [member.filename for member in members]
-            if _HEADER not in names:
-                raise ValueError(f"not a chainrule file: it has no {_HEADER}")
-            total = sum(member.file_size for member in members)
-            if total > max_bytes:
-                raise ValueError(f"it holds {total:,} bytes; if you trust it, allow them with max_bytes={total}")
-            # Nothing is compressed or shared: what is read cannot be larger than the file itself.
-            plain = all(member.compress_type == zipfile.ZIP_STORED and not member.flag_bits & 1 for member in members)
-            if not plain or total > os.fstat(file.fileno()).st_size or len(set(names)) != len(names):
-                raise ValueError(
-                    "its members are compressed, encrypted, repeated or overlapping; save() writes none such"
-                )
-            return {member.filename: archive.read(member) for member in members}
-    except (zipfile.BadZipFile, struct.error, EOFError, OverflowError, OSError, RuntimeError) as error:
-        file.seek(0)
-        problem = "truncated or damaged" if file.read(2) == b"PK" else "not a chainrule file"
-        raise ValueError(f"{problem} ({error})") from error
-
-
-def _read_header(data: bytes) -> dict:
-    try:
-        header = json.loads(data.decode(), parse_constant=_no_constant)
-    except (ValueError, RecursionError) as error:
-        raise ValueError(f"damaged: {_HEADER} cannot be read ({error})") from error
-    if not isinstance(header, dict) or header.get("format") != _FORMAT or type(header.get("version")) is not int:
-        raise ValueError(f"not a chainrule file: its {_HEADER} does not say so")
-    if header["version"] > _VERSION:
-        raise ValueError(f"a newer chainrule wrote it (format {header['version']}, known here: {_VERSION}); upgrade")
-    if header["version"] != _VERSION or type(header.get("x64")) is not bool or "model" not in header:
-        raise ValueError(f"damaged: its {_HEADER} is incomplete")
-    return header
-
-
-def _no_constant(text: str):
-    raise ValueError(f"{text} is not JSON")
-
-
-def _parse_array(name: str, data: bytes) -> np.ndarray:
-    """Read one array, over the bytes that are there (`np.load` would allocate whatever shape it is told)."""
-    file = BytesIO(data)
-    if np.lib.format.read_magic(file) != (1, 0):
-        raise ValueError(f"damaged: array {name!r} is not of the kind that save() writes")
-    shape, fortran, dtype = np.lib.format.read_array_header_1_0(file)
-    size = len(data) - file.tell()
-    if dtype.name not in _NATIVE or min(shape, default=0) < 0 or size != math.prod(shape) * dtype.itemsize:
-        raise ValueError(f"damaged: array {name!r} holds {size} bytes, not the {dtype} of shape {shape} it announces")
-    return np.ndarray(shape, dtype, buffer=data, offset=file.tell(), order="F" if fortran else "C")
 
 
 def _check(module: eqx.Module, batch: int) -> None:
