@@ -19,7 +19,7 @@ def test_defaults_and_dtype():
     assert form.mask.all()
     assert not form.terminal.any()
     assert float(form.discount) == 1.0
-    assert cr.Transitions(DENSE.astype(int), REWARDS).probabilities.dtype == jnp.result_type(float)
+    assert cr.Transitions(DENSE.astype(int), REWARDS).probabilities.dtype == np.float64
 
 
 def test_terminal_states_have_no_feasible_action():
