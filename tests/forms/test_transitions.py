@@ -29,7 +29,7 @@ def test_terminal_states_have_no_feasible_action():
 
 def test_padded():
     form = cr.Transitions(np.ones((2, 2, 1)), REWARDS, successors=[[[0], [1]], [[1], [0]]])
-    assert repr(form) == "Transitions(2 states, 2 actions, 1 successors)"
+    assert repr(form) == "Transitions(2 states, 2 actions, 1 successor)"
 
 
 @pytest.mark.parametrize(

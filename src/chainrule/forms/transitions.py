@@ -10,6 +10,8 @@ many actions share their distribution over successors, as in inventory control, 
 `rows[s, a]` says which one (s, a) has. A Markov chain with rewards is the case of one action.
 """
 
+from typing import Any
+
 import equinox as eqx
 import jax
 import jax.numpy as jnp
@@ -17,6 +19,9 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
 from .chain import is_concrete
+
+_Floats = Float[Array, "..."] | np.ndarray
+_Integers = Int[Array, "..."] | np.ndarray
 
 
 class Transitions(eqx.Module):
@@ -54,19 +59,21 @@ class Transitions(eqx.Module):
         Puterman (1994), Markov Decision Processes, §2.1 and §6.2.
     """
 
-    probabilities: Float[Array, "state action next"] | Float[Array, "row next"]
-    rewards: Float[Array, "state action"]
-    successors: Int[Array, "state action next"] | Int[Array, "row next"] | None
-    rows: Int[Array, "state action"] | None
-    outcome_rewards: Float[Array, "state action next"] | None
-    mask: Bool[Array, "state action"]
-    terminal: Bool[Array, " state"]
-    discount: Float[Array, ""]
+    probabilities: _Floats
+    rewards: _Floats
+    successors: _Integers | None
+    rows: _Integers | None
+    outcome_rewards: _Floats | None
+    mask: Bool[Array, "state action"] | np.ndarray
+    terminal: Bool[Array, " state"] | np.ndarray
+    discount: _Floats
 
-    def __init__(self, probabilities, rewards, *, successors=None, rows=None, mask=None, terminal=None, discount=1.0):
+    def __init__(
+        self, probabilities, rewards, *, successors=None, rows=None, mask=None, terminal=None, discount: Any = 1.0
+    ):
         self.probabilities = probabilities = _as_float(probabilities)
-        self.successors = None if successors is None else _as_array(successors)
-        self.rows = None if rows is None else _as_array(rows)
+        self.successors = None if successors is None else _as_index(successors)
+        self.rows = None if rows is None else _as_index(rows)
         shape = self._check_probabilities()
         rewards = _as_float(rewards, probabilities.dtype)
         self.outcome_rewards = None
@@ -95,7 +102,7 @@ class Transitions(eqx.Module):
                 raise ValueError(f"with rows, probabilities must have shape (row, successor), got {probs.shape}")
         elif probs.ndim != 3 or 0 in probs.shape:
             raise ValueError(f"probabilities must have shape (state, action, successor), none empty, got {probs.shape}")
-        shape = tuple(probs.shape[:2] if rows is None else rows.shape)
+        shape = (probs.shape[0], probs.shape[1]) if rows is None else (rows.shape[0], rows.shape[1])
         if successors is None and shape[0] != probs.shape[-1]:
             raise ValueError(
                 f"dense probabilities must have shape (S, A, S), got {probs.shape}; give successors for the padded form"
@@ -110,7 +117,7 @@ class Transitions(eqx.Module):
 
     def _check_values(self):
         """Look at each array once; what is wrong is searched for only where something is."""
-        probs, rewards, mask = np.asarray(self.probabilities), np.asarray(self.rewards), np.asarray(self.mask)
+        probs, mask = np.asarray(self.probabilities), np.asarray(self.mask)
         sums = probs.sum(axis=-1, dtype=np.float64)
         if not (probs.min() >= 0 and np.isfinite(sums).all()):
             bad = _first(~(probs >= 0) | np.isinf(probs))
@@ -182,6 +189,19 @@ class Transitions(eqx.Module):
             discount=self.discount,
         )
 
+    def spread_out(self) -> "Transitions":
+        """The same process without `rows`: each (s, a) with its own probabilities."""
+        if self.rows is None:
+            return self
+        return Transitions(
+            self.probabilities[self.rows],
+            self.rewards,
+            successors=None if self.successors is None else self.successors[self.rows],
+            mask=self.mask,
+            terminal=self.terminal,
+            discount=self.discount,
+        )
+
     def __repr__(self):
         width = self.probabilities.shape[-1]
         layout = "dense" if self.successors is None else f"{width} successor{'s' if width > 1 else ''}"
@@ -234,6 +254,12 @@ def _as_array(value, dtype=None):
     return np.asarray(value, dtype)
 
 
+def _as_index(value):
+    """Integers in 32 bits, which every state fits in; others as they are, to be refused by name."""
+    value = _as_array(value)
+    return value.astype(np.int32, copy=False) if value.dtype in (np.dtype("int64"), np.dtype("uint32")) else value
+
+
 def _as_float(value, dtype=None):
     if isinstance(value, jax.Array):
         dtype = value.dtype if dtype is None else jax.dtypes.canonicalize_dtype(dtype)
@@ -248,7 +274,7 @@ def _text(shape) -> str:
     return f"(S, A, …) with S, A = {shape[0]}, {shape[1]}"
 
 
-def _first(bad) -> list[int] | None:
+def _first(bad) -> Any:
     """Index of the first True, as it is written after the array's name."""
     where = np.argwhere(bad)
     return where[0].tolist() if len(where) else None

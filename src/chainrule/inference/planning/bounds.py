@@ -42,7 +42,8 @@ def macqueen(change_low: float, change_high: float, *, factors: tuple[float, flo
     """Bounds from the smallest and the largest entry of T v − v.
 
     Args:
-        change_low, change_high: min and max of T v − v, 0 included where the process can end.
+        change_low: min of T v − v, at most 0 where the process can end.
+        change_high: max of T v − v, at least 0 where the process can end.
         factors: the smallest and the largest κ, below 1.
         error: how far T v may be off by rounding.
     """

@@ -7,6 +7,7 @@ References:
     iteration. Anderson (1965), Walker and Ni (2011): acceleration. MacQueen (1966): the bounds.
 """
 
+import itertools
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -95,7 +96,7 @@ def gauss_seidel(
     if process.rows is not None or not hasattr(process.matrix, "indptr"):
         blocks = 1  # rows that states share, or dense ones, are as cheap all at once
     edges = np.linspace(0, process.num_states, min(blocks, process.num_states) + 1).astype(int)
-    pieces = [slice(low, high) for low, high in zip(edges[:-1], edges[1:], strict=True)]
+    pieces = [slice(low, high) for low, high in itertools.pairwise(edges)]
     rows = [process.block(piece) for piece in pieces] if len(pieces) > 1 else []
     history: list[float] = []
     while True:
@@ -133,7 +134,11 @@ def modified_policy_iteration(
         chain = process.follow(policy)
         narrow = is_narrow(chain.matrix)
         exactly = direct(chain, discount=process.discount) if narrow else None
-        v = sweep(chain, v, discount=process.discount, until=0.0, most=200, ends=ends)[0] if exactly is None else exactly
+        v = (
+            sweep(chain, v, discount=process.discount, until=0.0, most=200, ends=ends)[0]
+            if exactly is None
+            else exactly
+        )
     else:
         policy, chain = process.any_policy(), None
     while True:
@@ -170,3 +175,78 @@ def modified_policy_iteration(
         done += n
         if n == 50 and rate > 0.9 and narrow is None:
             narrow = is_narrow(chain.matrix)
+
+
+def policy_iteration(
+    process: Process, v: np.ndarray, *, tolerance: float, most: int, exactly: bool, report: Report
+) -> Outcome:
+    """Evaluate a policy, improve it, and so on until nothing improves (Howard 1960).
+
+    It ends, also where actions tie: an action is kept until another beats it by more than rounding. `exactly` evaluates by
+    LU, otherwise Krylov methods do it, to a residual that shrinks with the bounds.
+    """
+    ends = bool(process.ends.any())
+    q = process.action_values(v)
+    policy = q.argmax(axis=1)
+    chain, history, done = process.follow(policy), [], 0
+    until = max(0.1 * spread(best(q) - v, ends), tolerance * (1 - process.factors[1]))
+    while True:
+        found = direct(chain, discount=process.discount) if exactly else None
+        v = krylov(chain, v, discount=process.discount, until=until) if found is None else found
+        done += 1
+        q = process.action_values(v)
+        values = best(q)
+        change = values - v
+        bounds = process.bounds(change, values)
+        history.append(bounds.gap)
+        report(len(history), bounds.gap)
+        error = process.rounding(values)
+        changed = improve(q, policy, values, 4 * error)
+        # without a better action only the evaluation is left to blame: exact, or to be made more exact
+        exact = len(changed) == 0 and (found is not None or spread(change, ends) <= 8 * error or until <= error)
+        if bounds.gap <= tolerance or exact or len(history) >= most:
+            return Outcome(values, bounds, q, policy, len(history), done, history, bounds.gap <= tolerance, exact)
+        until = min(until, 0.1 * spread(change, ends)) if len(changed) else 0.1 * until
+        until = max(until, 0.5 * error)
+        chain = process.follow_on(chain, policy, changed) if len(changed) else chain
+
+
+def anderson(process: Process, v: np.ndarray, *, tolerance: float, most: int, memory: int, report: Report) -> Outcome:
+    """Value iteration that combines its last values so that their changes nearly cancel (Anderson 1965).
+
+    A combination whose own change is wider than that of the values it came from is given up for the plain backup, and the
+    memory begins anew: nothing is worse for long, and nothing cycles.
+    """
+    ends = bool(process.ends.any())
+    points: list[np.ndarray] = []  # T v of the last steps
+    changes: list[np.ndarray] = []
+    history: list[float] = []
+    plain, narrowest = v, np.inf
+    while True:
+        q = process.action_values(v)
+        values = best(q)
+        change = values - v
+        width = spread(change, ends)
+        bounds = process.bounds(change, values)
+        history.append(bounds.gap)
+        report(len(history), bounds.gap)
+        exact = width <= 4 * process.rounding(values)
+        if bounds.gap <= tolerance or exact or len(history) >= most:
+            return Outcome(
+                values, bounds, q, q.argmax(axis=1), len(history), 0, history, bounds.gap <= tolerance, exact
+            )
+        if width > narrowest and v is not plain:
+            v, narrowest = plain, np.inf
+            points.clear(), changes.clear()
+            continue
+        narrowest, plain = width, values
+        points, changes = [*points[-memory:], values], [*changes[-memory:], change]
+        v = _combined(points, changes) if len(points) > 1 else plain
+
+
+def _combined(points, changes) -> np.ndarray:
+    """The affine combination of the points whose changes, combined likewise, are least in the sense of squares."""
+    steps = np.stack([later - earlier for earlier, later in itertools.pairwise(changes)], axis=1)
+    weights = np.linalg.lstsq(steps, changes[-1], rcond=1e-12)[0]
+    moves = np.stack([later - earlier for earlier, later in itertools.pairwise(points)], axis=1)
+    return points[-1] - moves @ weights

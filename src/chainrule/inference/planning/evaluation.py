@@ -4,8 +4,10 @@ Three ways: backups, which stop where the *spread* of a change is small enough (
 sparse LU, where its factors stay small; and Krylov methods, which need products only.
 """
 
+from typing import Any
+
 import numpy as np
-import scipy.sparse as sparse
+from scipy import sparse
 from scipy.sparse import csgraph
 from scipy.sparse import linalg as solvers
 
@@ -92,9 +94,8 @@ def krylov(chain: Chain, v: np.ndarray, *, discount: float, until: float) -> np.
     def residual(x):
         return chain.reward + discount * chain.expect(x) - x
 
-    operator = solvers.LinearOperator(
-        (size, size), matvec=lambda x: x - discount * chain.expect(x), dtype=np.float64
-    )
+    make: Any = solvers.LinearOperator
+    operator = make((size, size), matvec=lambda x: x - discount * chain.expect(x), dtype=np.float64)
     best, error = v, float(np.abs(residual(v)).max())
     for solve, options in ((solvers.bicgstab, {"maxiter": 500}), (solvers.gmres, {"maxiter": 20, "restart": 30})):
         if error <= until:

@@ -6,13 +6,15 @@ Row s·A + a of the matrix is the distribution p(· | s, a): padded successors a
 nothing is copied. The product with v is cut into one piece for each core; SciPy lets go of the interpreter's lock in it.
 """
 
+import itertools
 import os
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache, cached_property
+from typing import Any
 
 import numpy as np
-import scipy.sparse as sparse
+from scipy import sparse
 
 from ...forms.transitions import Transitions
 from . import reach
@@ -24,7 +26,7 @@ _PARALLEL = 1_000_000  # entries from which a product is worth a second core
 class Chain:
     """What a policy makes of a process: `matrix` (S, S), `reward` (S,)."""
 
-    def __init__(self, matrix: "sparse.csr_array | np.ndarray", reward: np.ndarray):
+    def __init__(self, matrix: Any, reward: np.ndarray):
         self.matrix, self.reward = matrix, reward
         self._pieces = _cut(matrix)
 
@@ -45,6 +47,8 @@ class Process:
         discount: γ.
     """
 
+    matrix: Any
+
     def __init__(self, form: Transitions, *, discount: float | None = None):
         probs = np.asarray(form.probabilities).astype(np.float64, copy=False)
         self.num_states, self.num_actions = form.num_states, form.num_actions
@@ -54,7 +58,7 @@ class Process:
             self.matrix = _thin(probs.reshape(-1, self.num_states))
         else:
             width = probs.shape[-1]
-            start = np.arange(0, probs.size + 1, width, np.int32 if probs.size < 2**31 else np.int64)
+            start = np.arange(0, probs.size + 1, width, dtype=np.int32 if probs.size < 2**31 else np.int64)
             successors = np.asarray(form.successors).astype(start.dtype, copy=False).reshape(-1)
             self.matrix = sparse.csr_array(
                 (probs.reshape(-1), successors, start), shape=(len(start) - 1, self.num_states)
@@ -120,7 +124,7 @@ class Process:
             start = np.arange(0, probs.size + 1, width, dtype=self.matrix.indptr.dtype)
             shape = (self.num_states, self.num_states)
             return Chain(sparse.csr_array((probs.reshape(-1), successors.reshape(-1), start), shape=shape), reward)
-        matrix = self.matrix[chosen]
+        matrix: Any = self.matrix[chosen]
         matrix.data[np.repeat(self.ends, np.diff(matrix.indptr))] = 0
         return Chain(matrix, reward)
 
@@ -138,7 +142,7 @@ class Process:
         """The chain under a stochastic policy, `policy[s, a]` the probability of a in s."""
         weight = np.where(self.mask, policy, 0)
         states, actions = np.nonzero(weight)
-        blend = sparse.csr_array(
+        blend: Any = sparse.csr_array(
             (weight[states, actions] * ~self.ends[states], (states, self.row(states, actions))),
             shape=(self.num_states, self.matrix.shape[0]),
         )
@@ -155,10 +159,11 @@ class Process:
         far[far < 0] = self.num_states
         return np.where(self.mask, self.expect(-far.astype(float)), -np.inf).argmax(axis=1)
 
-    def support(self) -> "sparse.csr_array":
+    def support(self) -> Any:
         """Which state can follow which under any feasible action, shape (S, S), as ones."""
         states, actions = np.nonzero(self.mask & ~self.ends[:, None])
-        part = sparse.csr_array(self.matrix)[self.row(states, actions)]
+        whole: Any = sparse.csr_array(self.matrix)
+        part = whole[self.row(states, actions)]
         owner = np.repeat(states, np.diff(part.indptr))
         found = part.data > 0
         pairs = (owner[found], part.indices[found])
@@ -169,10 +174,9 @@ class Process:
     @cached_property
     def factors(self) -> tuple[float, float]:
         """The least and the most that a backup makes of a constant added to all values: see `bounds`."""
-        if self._uniform:
-            sums = self.matrix.data.reshape(-1, self.width) @ np.ones(self.width)
-        else:
-            sums = self.matrix.sum(axis=1)
+        sums = (
+            self.matrix.data.reshape(-1, self.width) @ np.ones(self.width) if self._uniform else self.matrix.sum(axis=1)
+        )
         used = self.mask & ~self.ends[:, None]
         sums = sums[used.reshape(-1)] if self.rows is None else sums[self.rows[used]]
         low, high = (float(sums.min()), float(sums.max())) if len(sums) else (1.0, 1.0)
@@ -215,7 +219,7 @@ class Process:
         return idle
 
 
-def _thin(dense: np.ndarray):
+def _thin(dense: np.ndarray) -> Any:
     """A dense matrix as it is, or as CSR where few entries are not zero."""
     if dense.size > 10_000 and np.count_nonzero(dense) < 0.2 * dense.size:
         return sparse.csr_array(dense)
@@ -230,7 +234,7 @@ def _cut(matrix) -> list:
     edges = np.searchsorted(matrix.indptr, np.linspace(0, matrix.nnz, cores + 1))
     edges[0], edges[-1] = 0, matrix.shape[0]
     pieces = []
-    for low, high in zip(edges[:-1], edges[1:], strict=True):
+    for low, high in itertools.pairwise(edges):
         start, stop = matrix.indptr[low], matrix.indptr[high]
         part = (matrix.data[start:stop], matrix.indices[start:stop], matrix.indptr[low : high + 1] - start)
         pieces.append(sparse.csr_array(part, shape=(high - low, matrix.shape[1])))

@@ -1,7 +1,9 @@
 """Reachability in the graph of a process: which states can follow which, whatever the probabilities."""
 
+from typing import Any
+
 import numpy as np
-import scipy.sparse as sparse
+from scipy import sparse
 from scipy.sparse import csgraph
 
 
@@ -10,7 +12,7 @@ def steps_to(process, targets: np.ndarray) -> np.ndarray:
     return steps_from(process.support().T.tocsr(), targets)
 
 
-def steps_from(graph: "sparse.csr_array", sources: np.ndarray) -> np.ndarray:
+def steps_from(graph: Any, sources: np.ndarray) -> np.ndarray:
     """The fewest edges from one of the sources to each node, by breadth-first search; −1 for never."""
     size = graph.shape[0]
     root = np.zeros(size, np.int8)  # one node more, which leads to all sources
