@@ -161,8 +161,8 @@ class MDP(eqx.Module):
             >>> def step(money, bet):
             ...     if 0 < money < 5 and bet <= money:
             ...         return [(0.4, min(money + bet, 5), float(money + bet >= 5)), (0.6, money - bet, 0.0)]
-            >>> cr.MDP.from_function(step, [2], actions=[1, 2, 3]).solve()[2].__round__(4)
-            0.352
+            >>> cr.MDP.from_function(step, [2], actions=[1, 2, 3], discount=0.99).solve().policy[2]
+            2
         """
         return cls(**sources.from_function(step, states, actions, explore=explore), discount=discount)
 
@@ -301,7 +301,7 @@ class MDP(eqx.Module):
                     report=lambda n, gap: bars.show(token, n, gap),
                 )
             return self._solution(process, found, tolerance)
-        raise NotImplementedError
+        raise ValueError("a discount of 1, criteria and horizons are not solved yet")
 
     def _solution(self, process: Process, found, tolerance) -> Solution:
         going = ~process.ends
