@@ -47,6 +47,15 @@ _HOME = {
     "neural_feature": "models.features",
     "templates": "models.features",
     "MarkovChain": "models.markov_chain",
+    "MDP": "models.mdp",
+    "Policy": "models.policy",
+    "Solution": "models.policy",
+    "SolveStatus": "models.policy",
+    "AndersonAcceleration": "inference.planning.methods",
+    "LinearProgram": "inference.planning.methods",
+    "ModifiedPolicyIteration": "inference.planning.methods",
+    "PolicyIteration": "inference.planning.methods",
+    "ValueIteration": "inference.planning.methods",
     "bio_graph": "graphs",
     "bioes_graph": "graphs",
     "load": "io",
@@ -65,6 +74,13 @@ if TYPE_CHECKING:
     from .graphs import bio_graph, bioes_graph
     from .graphs.factor_graph import FactorGraph
     from .graphs.transition_graph import TransitionGraph
+    from .inference.planning.methods import (
+        AndersonAcceleration,
+        LinearProgram,
+        ModifiedPolicyIteration,
+        PolicyIteration,
+        ValueIteration,
+    )
     from .io import load, save
     from .learning import EM, LBFGS, Adam, AveragedPerceptron, Fit, MiniBatch, Status
     from .models import emissions, features
@@ -73,6 +89,8 @@ if TYPE_CHECKING:
     from .models.features import attributes, dense, feature_function, neural_feature, templates
     from .models.hmm import HMM, HMMPrior
     from .models.markov_chain import MarkovChain
+    from .models.mdp import MDP
+    from .models.policy import Policy, Solution, SolveStatus
 
 
 def __getattr__(name: str) -> Any:

@@ -19,7 +19,7 @@ def test_defaults_and_dtype():
     assert form.mask.all()
     assert not form.terminal.any()
     assert float(form.discount) == 1.0
-    assert cr.Transitions(DENSE.astype(int), REWARDS).probabilities.dtype == jnp.result_type(float)
+    assert cr.Transitions(DENSE.astype(int), REWARDS).probabilities.dtype == np.float64
 
 
 def test_terminal_states_have_no_feasible_action():
@@ -29,7 +29,7 @@ def test_terminal_states_have_no_feasible_action():
 
 def test_padded():
     form = cr.Transitions(np.ones((2, 2, 1)), REWARDS, successors=[[[0], [1]], [[1], [0]]])
-    assert repr(form) == "Transitions(2 states, 2 actions, 1 successors)"
+    assert repr(form) == "Transitions(2 states, 2 actions, 1 successor)"
 
 
 @pytest.mark.parametrize(

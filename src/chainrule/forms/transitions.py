@@ -5,16 +5,23 @@ A Markov decision process with states s, actions a and discount γ has the Bellm
     v(s) = max_{a feasible in s} { rewards[s, a] + γ Σ_{s'} p(s' | s, a) v(s') },     v(s) = 0 where s is terminal.
 
 p is stored dense, `probabilities[s, a, s']`, or padded: `probabilities[s, a, b]` of ending in `successors[s, a, b]`,
-with b up to the largest number of successors, which is far smaller when each action leads to a few states only.
-A Markov chain with rewards is the case of one action.
+with b up to the largest number of successors, which is far smaller when each action leads to a few states only. Where
+many actions share their distribution over successors, as in inventory control, each distinct one is stored once, and
+`rows[s, a]` says which one (s, a) has. A Markov chain with rewards is the case of one action.
 """
 
+from typing import Any
+
 import equinox as eqx
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
 from .chain import is_concrete
+
+_Floats = Float[Array, "..."] | np.ndarray
+_Integers = Int[Array, "..."] | np.ndarray
 
 
 class Transitions(eqx.Module):
@@ -22,16 +29,20 @@ class Transitions(eqx.Module):
 
     Args:
         probabilities: `probabilities[s, a, s']` of going from s to s' under a, shape (S, A, S); with `successors`,
-            shape (S, A, b), entry b belonging to `successors[s, a, b]`. Pad with probability zero.
-        rewards: expected reward of taking a in s, shape (S, A).
-        successors: state indices, shape (S, A, b), or None for dense probabilities. A repeated successor adds up.
+            shape (S, A, b), entry b belonging to `successors[s, a, b]`. Pad with probability zero. With `rows`, the
+            distinct distributions, shape (U, S) or (U, b).
+        rewards: expected reward of taking a in s, shape (S, A); or of ending in each successor too, in the shape of
+            `probabilities`.
+        successors: state indices in the shape of `probabilities`, or None for dense ones. A repeated successor adds up.
+        rows: which row of `probabilities` belongs to (s, a), shape (S, A), or None.
         mask: True where an action is feasible, shape (S, A); None means everywhere.
         terminal: True where the process ends, shape (S,); None means nowhere. Such states are worth zero and have no
             feasible action.
         discount: γ in [0, 1]; 1 means undiscounted.
 
-    Everything is kept in the dtype of `probabilities`. Rows of infeasible actions play no part in any answer, but they
-    must be finite.
+    Everything is kept in the dtype of `probabilities`. NumPy arrays and lists stay NumPy arrays, without a copy where
+    the dtype allows it, so that float64 keeps its digits also where JAX computes in 32 bits. Rows of infeasible actions
+    play no part in any answer, but they must be finite.
 
     Raises:
         ValueError: shapes that do not fit, or, in concrete arrays, probabilities that are negative or NaN, a feasible
@@ -48,54 +59,81 @@ class Transitions(eqx.Module):
         Puterman (1994), Markov Decision Processes, §2.1 and §6.2.
     """
 
-    probabilities: Float[Array, "state action next"]
-    rewards: Float[Array, "state action"]
-    successors: Int[Array, "state action next"] | None
-    mask: Bool[Array, "state action"]
-    terminal: Bool[Array, " state"]
-    discount: Float[Array, ""]
+    probabilities: _Floats
+    rewards: _Floats
+    successors: _Integers | None
+    rows: _Integers | None
+    outcome_rewards: _Floats | None
+    mask: Bool[Array, "state action"] | np.ndarray
+    terminal: Bool[Array, " state"] | np.ndarray
+    discount: _Floats
 
-    def __init__(self, probabilities, rewards, *, successors=None, mask=None, terminal=None, discount=1.0):
-        probabilities = jnp.asarray(probabilities)
-        dtype = probabilities.dtype if jnp.issubdtype(probabilities.dtype, jnp.floating) else jnp.result_type(float)
-        shape = probabilities.shape
-        self.probabilities = probabilities.astype(dtype)
-        self.rewards, self.discount = jnp.asarray(rewards, dtype), jnp.asarray(discount, dtype)
-        self.successors = None if successors is None else jnp.asarray(successors)
-        self.terminal = jnp.zeros(shape[:1], bool) if terminal is None else jnp.asarray(terminal, bool)
-        self.mask = jnp.ones(shape[:2], bool) if mask is None else jnp.asarray(mask, bool)
-        self._check_shapes()
-        self.mask = self.mask & ~self.terminal[:, None]
+    def __init__(
+        self, probabilities, rewards, *, successors=None, rows=None, mask=None, terminal=None, discount: Any = 1.0
+    ):
+        self.probabilities = probabilities = _as_float(probabilities)
+        self.successors = None if successors is None else _as_index(successors)
+        self.rows = None if rows is None else _as_index(rows)
+        shape = self._check_probabilities()
+        rewards = _as_float(rewards, probabilities.dtype)
+        self.outcome_rewards = None
+        if rewards.ndim == 3 and rows is None and rewards.shape == probabilities.shape:
+            self.outcome_rewards, rewards = rewards, (probabilities * rewards).sum(-1)
+        self.rewards, self.discount = rewards, _as_float(discount, probabilities.dtype)
+        self.terminal = np.zeros(shape[:1], bool) if terminal is None else _as_array(terminal, bool)
+        self.mask = np.ones(shape, bool) if mask is None else _as_array(mask, bool)
+        for name, wanted in (("rewards", shape), ("mask", shape), ("terminal", shape[:1]), ("discount", ())):
+            if (got := getattr(self, name).shape) != wanted:
+                raise ValueError(f"{name} has shape {got}; probabilities of shape {_text(shape)} ask for {wanted}")
+        if terminal is not None:
+            self.mask = self.mask & ~self.terminal[:, None]
 
     def __check_init__(self):
-        values = (self.probabilities, self.rewards, self.successors, self.mask, self.terminal, self.discount)
-        if all(is_concrete(value) for value in values):
+        if all(is_concrete(value) for value in jax.tree.leaves(self)):
             self._check_values()
 
-    def _check_shapes(self):
-        shape = self.probabilities.shape
-        if len(shape) != 3 or 0 in shape:
-            raise ValueError(f"probabilities must have shape (state, action, successor), none empty, got {shape}")
-        if self.successors is None and shape[0] != shape[2]:
+    def _check_probabilities(self) -> tuple[int, int]:
+        """The number of states and of actions."""
+        probs, successors, rows = self.probabilities, self.successors, self.rows
+        if rows is not None:
+            if rows.ndim != 2 or not jnp.issubdtype(rows.dtype, jnp.integer) or 0 in rows.shape:
+                raise ValueError(f"rows must be integers of shape (state, action), got {rows.dtype}{rows.shape}")
+            if probs.ndim != 2 or 0 in probs.shape:
+                raise ValueError(f"with rows, probabilities must have shape (row, successor), got {probs.shape}")
+        elif probs.ndim != 3 or 0 in probs.shape:
+            raise ValueError(f"probabilities must have shape (state, action, successor), none empty, got {probs.shape}")
+        shape = (probs.shape[0], probs.shape[1]) if rows is None else (rows.shape[0], rows.shape[1])
+        if successors is None and shape[0] != probs.shape[-1]:
             raise ValueError(
-                f"dense probabilities must have shape (S, A, S), got {shape}; give successors for the padded form"
+                f"dense probabilities must have shape (S, A, S), got {probs.shape}; give successors for the padded form"
+                if rows is None
+                else f"dense probabilities for {shape[0]} states must have shape (row, {shape[0]}), got {probs.shape}"
             )
-        if self.successors is not None and self.successors.shape != shape:
-            raise ValueError(f"successors has shape {self.successors.shape}; probabilities ask for {shape}")
-        if self.successors is not None and not jnp.issubdtype(self.successors.dtype, jnp.integer):
-            raise ValueError(f"successors must be integers, state indices, got {self.successors.dtype}")
-        for name, wanted in (("rewards", shape[:2]), ("mask", shape[:2]), ("terminal", shape[:1]), ("discount", ())):
-            got = getattr(self, name).shape
-            if got != wanted:
-                raise ValueError(f"{name} has shape {got}; probabilities of shape {shape} ask for {wanted}")
+        if successors is not None and successors.shape != probs.shape:
+            raise ValueError(f"successors has shape {successors.shape}; probabilities ask for {probs.shape}")
+        if successors is not None and not jnp.issubdtype(successors.dtype, jnp.integer):
+            raise ValueError(f"successors must be integers, state indices, got {successors.dtype}")
+        return shape
 
     def _check_values(self):
-        probs, rewards, mask = np.asarray(self.probabilities), np.asarray(self.rewards), np.asarray(self.mask)
-        if (bad := _first(~(probs >= 0) | np.isinf(probs))) is not None:
-            raise ValueError(f"probabilities{bad} is {probs[tuple(bad)]}; probabilities are finite and not negative")
-        if (bad := _first(~np.isfinite(rewards))) is not None:
-            raise ValueError(f"rewards{bad} is {rewards[tuple(bad)]}; forbid an action with mask, not with its reward")
+        """Look at each array once; what is wrong is searched for only where something is."""
+        probs, mask = np.asarray(self.probabilities), np.asarray(self.mask)
         sums = probs.sum(axis=-1, dtype=np.float64)
+        if not (probs.min() >= 0 and np.isfinite(sums).all()):
+            bad = _first(~(probs >= 0) | np.isinf(probs))
+            raise ValueError(f"probabilities{bad} is {probs[tuple(bad)]}; probabilities are finite and not negative")
+        for name in ("rewards", "outcome_rewards"):
+            values = getattr(self, name)
+            if values is not None and not np.isfinite(np.asarray(values)).all():
+                bad = _first(~np.isfinite(np.asarray(values)))
+                what = f"{name}{bad} is {np.asarray(values)[tuple(bad)]}"
+                raise ValueError(f"{what}; forbid an action with mask, not with its reward")
+        if self.rows is not None:
+            rows = np.asarray(self.rows)
+            if rows.min() < 0 or rows.max() >= len(probs):
+                bad = _first((rows < 0) | (rows >= len(probs)))
+                raise ValueError(f"rows{bad} is {rows[tuple(bad)]}, not one of the {len(probs)} rows of probabilities")
+            sums = sums[rows]
         # what float32 rounding can leave in a row of thousands of entries is not the user's mistake
         tolerance = max(1e-6, 100 * float(jnp.finfo(probs.dtype).eps))
         if (bad := _first(mask & (np.abs(sums - 1) > tolerance))) is not None:
@@ -107,7 +145,8 @@ class Transitions(eqx.Module):
             raise ValueError(f"state {bad[0]} has no feasible action; mark it terminal or give it one")
         if self.successors is not None:
             successors = np.asarray(self.successors)
-            if (bad := _first((successors < 0) | (successors >= self.num_states))) is not None:
+            if successors.min() < 0 or successors.max() >= self.num_states:
+                bad = _first((successors < 0) | (successors >= self.num_states))
                 raise ValueError(
                     f"successors{bad} is {successors[tuple(bad)]}, not one of the {self.num_states} states; pad with "
                     "any state at probability zero"
@@ -125,12 +164,117 @@ class Transitions(eqx.Module):
         """How many actions there are over all states."""
         return self.rewards.shape[-1]
 
+    def distinct(self) -> "Transitions":
+        """The same process with each distinct row of probabilities stored once, where that saves at least half of them.
+
+        Rows are sorted by random projections and then compared entry by entry, so that equal means equal. A sample tells
+        beforehand whether it is worth a look at all. Traced arrays, and rewards that depend on the successor, stay.
+        """
+        whole = self.probabilities.ndim == 3 and self.outcome_rewards is None
+        if not whole or not all(is_concrete(value) for value in jax.tree.leaves(self)):
+            return self
+        probs = np.asarray(self.probabilities).reshape(self.mask.size, -1)
+        successors = None if self.successors is None else np.asarray(self.successors).reshape(probs.shape)
+        found = _distinct_rows(probs, successors)
+        if found is None:
+            return self
+        first, rows = found
+        return Transitions(
+            probs[first],
+            self.rewards,
+            successors=None if successors is None else successors[first],
+            rows=rows.reshape(self.mask.shape),
+            mask=self.mask,
+            terminal=self.terminal,
+            discount=self.discount,
+        )
+
+    def spread_out(self) -> "Transitions":
+        """The same process without `rows`: each (s, a) with its own probabilities."""
+        if self.rows is None:
+            return self
+        return Transitions(
+            self.probabilities[self.rows],
+            self.rewards,
+            successors=None if self.successors is None else self.successors[self.rows],
+            mask=self.mask,
+            terminal=self.terminal,
+            discount=self.discount,
+        )
+
     def __repr__(self):
-        layout = "dense" if self.successors is None else f"{self.probabilities.shape[-1]} successors"
-        return f"Transitions({self.num_states} states, {self.num_actions} actions, {layout})"
+        width = self.probabilities.shape[-1]
+        layout = "dense" if self.successors is None else f"{width} successor{'s' if width > 1 else ''}"
+        shared = "" if self.rows is None else f", {self.probabilities.shape[-2]} distinct rows"
+        return f"Transitions({self.num_states} states, {self.num_actions} actions, {layout}{shared})"
 
 
-def _first(bad: np.ndarray) -> list[int] | None:
+def _distinct_rows(probs, successors) -> tuple[np.ndarray, np.ndarray] | None:
+    """Where each distinct row is first, and which of them every row is; None if more than half are distinct."""
+    rng = np.random.default_rng(0)
+    mix = rng.standard_normal((2, probs.shape[1]))
+    sample = np.sort(rng.choice(len(probs), min(len(probs), 2048), replace=False))
+    few = _project(probs[sample], None if successors is None else successors[sample], mix)
+    if len(np.unique(few)) > 0.9 * len(sample):
+        return None
+    _, first, rows = np.unique(_project(probs, successors, mix), return_index=True, return_inverse=True)
+    if 2 * len(first) > len(probs):
+        return None
+    for piece in _pieces(probs):
+        same = first[rows[piece]]
+        for values in (probs, successors):
+            if values is not None and not np.array_equal(values[piece], values[same]):
+                return None  # two rows with one projection: keep them all rather than merge unequal ones
+    return first, rows.astype(np.int32)
+
+
+def _project(probs, successors, mix) -> np.ndarray:
+    """A number for each row, equal for equal rows and different, almost surely, for others.
+
+    It is rounded, since a matrix product may add up its last rows in another order than its first.
+    """
+    total = np.empty(len(probs))
+    for piece in _pieces(probs):
+        total[piece] = probs[piece] @ mix[0]
+        if successors is not None:
+            total[piece] += successors[piece] @ mix[1]
+    return np.round(total, 7)
+
+
+def _pieces(values):
+    """Slices of rows that stay in the cache while they are looked at more than once."""
+    size = max(1, 65_536 // values.shape[1])
+    return (slice(start, start + size) for start in range(0, len(values), size))
+
+
+def _as_array(value, dtype=None):
+    """JAX arrays and traced values as they are, everything else as a NumPy array; converted to `dtype` if given."""
+    if isinstance(value, jax.Array):
+        return value if dtype is None else value.astype(dtype)
+    return np.asarray(value, dtype)
+
+
+def _as_index(value):
+    """Integers in 32 bits, which every state fits in; others as they are, to be refused by name."""
+    value = _as_array(value)
+    return value.astype(np.int32, copy=False) if value.dtype in (np.dtype("int64"), np.dtype("uint32")) else value
+
+
+def _as_float(value, dtype=None):
+    if isinstance(value, jax.Array):
+        dtype = value.dtype if dtype is None else jax.dtypes.canonicalize_dtype(dtype)
+        return value.astype(dtype if jnp.issubdtype(dtype, jnp.floating) else jnp.result_type(float))
+    value = np.asarray(value)
+    if dtype is None:
+        dtype = value.dtype if jnp.issubdtype(value.dtype, jnp.floating) else np.float64
+    return value.astype(dtype, copy=False)
+
+
+def _text(shape) -> str:
+    return f"(S, A, …) with S, A = {shape[0]}, {shape[1]}"
+
+
+def _first(bad) -> Any:
     """Index of the first True, as it is written after the array's name."""
     where = np.argwhere(bad)
     return where[0].tolist() if len(where) else None

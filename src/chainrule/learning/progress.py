@@ -124,6 +124,12 @@ def report(
     )
 
 
+def show(token: Token, iteration: int, value: float) -> None:
+    """Tell a bar how far a loop on the host is: `report` for concrete numbers."""
+    if token is not None:
+        _show(token[0], iteration, value)
+
+
 def _show(number, iteration, value) -> None:
     """Receive a report. At module level, because compiled code is cached by the functions it calls."""
     shown = _bars.get(int(number))

@@ -1,0 +1,252 @@
+"""Discounted decision processes: value iteration, policy iteration, and what lies between.
+
+Each solver ends on a backup T v of its values, and the certificate is that backup's: see `bounds`.
+
+References:
+    Puterman (1994), Markov Decision Processes, chapter 6: all of them. Puterman and Shin (1978): modified policy
+    iteration. Anderson (1965), Walker and Ni (2011): acceleration. MacQueen (1966): the bounds.
+"""
+
+import itertools
+from collections.abc import Callable
+from typing import NamedTuple
+
+import numpy as np
+
+from .bounds import Bounds
+from .evaluation import direct, is_narrow, krylov, spread, sweep
+from .process import Process
+
+
+class Outcome(NamedTuple):
+    """What a solver found.
+
+    Attributes:
+        values: T v, before the bounds are added.
+        bounds: v* − T v, smallest and largest.
+        action_values: the Q whose maximum `values` is.
+        policy: an action for each state.
+        iterations: improvements of the policy, which is backups over all actions.
+        sweeps: backups under one policy.
+        history: half the width of the bounds at each improvement.
+        reached: whether it came down to the tolerance.
+        exact: whether rounding is all that is left, where it did not.
+    """
+
+    values: np.ndarray
+    bounds: Bounds
+    action_values: np.ndarray
+    policy: np.ndarray
+    iterations: int
+    sweeps: int
+    history: list[float]
+    reached: bool
+    exact: bool
+
+
+Report = Callable[[int, float], None]
+
+
+def best(q: np.ndarray) -> np.ndarray:
+    """Max over actions, one column at a time where there are few, which is how the processor likes it."""
+    if q.shape[1] > 16:
+        return q.max(axis=1)
+    found = q[:, 0].copy()
+    for a in range(1, q.shape[1]):
+        np.maximum(found, q[:, a], out=found)
+    return found
+
+
+def improve(q: np.ndarray, policy: np.ndarray, values: np.ndarray, margin: float) -> np.ndarray:
+    """Change an action only where another beats it by more than `margin`, so that ties cannot go round in circles.
+
+    Returns:
+        The states whose action changed; `policy` is changed in place.
+    """
+    states = np.flatnonzero(values - q[np.arange(len(q)), policy] > margin)
+    policy[states] = q[states].argmax(axis=1)
+    return states
+
+
+def value_iteration(process: Process, v: np.ndarray, *, tolerance: float, most: int, report: Report) -> Outcome:
+    """Back up until the bounds are within the tolerance of each other's middle."""
+    history: list[float] = []
+    while True:
+        q = process.action_values(v)
+        values = best(q)
+        change = np.subtract(values, v, out=v)
+        bounds = process.bounds(change, values)
+        history.append(bounds.gap)
+        report(len(history), bounds.gap)
+        exact = spread(change) <= 4 * process.rounding(values)
+        if bounds.gap <= tolerance or exact or len(history) >= most:
+            return Outcome(
+                values, bounds, q, q.argmax(axis=1), len(history), 0, history, bounds.gap <= tolerance, exact
+            )
+        v = values
+
+
+def gauss_seidel(
+    process: Process, v: np.ndarray, *, tolerance: float, most: int, blocks: int, report: Report
+) -> Outcome:
+    """Value iteration that uses new values at once: blocks of states one after the other, forwards and backwards in turn.
+
+    After each pair of passes one ordinary backup tells how far there is to go.
+    """
+    if process.rows is not None or not hasattr(process.matrix, "indptr"):
+        blocks = 1  # rows that states share, or dense ones, are as cheap all at once
+    edges = np.linspace(0, process.num_states, min(blocks, process.num_states) + 1).astype(int)
+    pieces = [slice(low, high) for low, high in itertools.pairwise(edges)]
+    rows = [process.block(piece) for piece in pieces] if len(pieces) > 1 else []
+    history: list[float] = []
+    while True:
+        q = process.action_values(v)
+        values = best(q)
+        change = values - v
+        bounds = process.bounds(change, values)
+        history.append(bounds.gap)
+        report(len(history), bounds.gap)
+        exact = spread(change) <= 4 * process.rounding(values)
+        if bounds.gap <= tolerance or exact or len(history) >= most:
+            return Outcome(
+                values, bounds, q, q.argmax(axis=1), len(history), 0, history, bounds.gap <= tolerance, exact
+            )
+        v = values
+        for order in (range(len(rows)), reversed(range(len(rows)))):
+            for n in order:
+                v[pieces[n]] = best(rows[n](v))
+
+
+def modified_policy_iteration(
+    process: Process, v: np.ndarray, *, tolerance: float, most: int, sweeps: int | None, report: Report
+) -> Outcome:
+    """Improve the policy, back up under it a number of times, and so on.
+
+    With `sweeps` None their number adapts: they go on while they still shrink the spread of the change, down to a fifth of
+    what the improvement left; where they are slow, and LU is cheap, the policy is evaluated exactly instead.
+    """
+    ends, paid = bool(process.ends.any()), process.largest_reward > 0
+    history: list[float] = []
+    done, narrow = 0, None
+    if sweeps is None and ends and paid and not v.any() and process.reward.max() <= 0:
+        # where every step costs, the way out is what policies differ in: begin with the shortest
+        policy = process.shortest_policy()
+        chain = process.follow(policy)
+        narrow = is_narrow(chain.matrix)
+        exactly = direct(chain, discount=process.discount) if narrow else None
+        v = (
+            sweep(chain, v, discount=process.discount, until=0.0, most=200, ends=ends)[0]
+            if exactly is None
+            else exactly
+        )
+    else:
+        policy, chain = process.any_policy(), None
+    while True:
+        q = process.action_values(v) if v.any() else process.reward.copy()
+        values = best(q)
+        change = np.subtract(values, v, out=v)
+        bounds = process.bounds(change, values)
+        history.append(bounds.gap)
+        report(len(history), bounds.gap)
+        error = process.rounding(values)
+        width = spread(change, ends)
+        changed = improve(q, policy, values, 4 * error)
+        exact = width <= 8 * error
+        if bounds.gap <= tolerance or exact or len(history) >= most:
+            return Outcome(values, bounds, q, policy, len(history), done, history, bounds.gap <= tolerance, exact)
+        if chain is None:
+            chain = process.follow(policy)
+        elif len(changed):
+            chain = process.follow_on(chain, policy, changed)
+        if sweeps is not None:
+            v, n, _ = sweep(chain, values, discount=process.discount, until=0.0, most=sweeps, ends=ends)
+            done += n
+            continue
+        settled = len(changed) <= 0.002 * process.num_states
+        if settled and narrow:
+            exactly = direct(chain, discount=process.discount)
+            v = values if exactly is None else exactly
+            done += 1
+            continue
+        # where mixing is fast a deep evaluation costs next to nothing; a policy that stays wants its own values
+        factor = process.factors[1]
+        goal = 0.5 * tolerance * (1 - factor) / factor if len(changed) == 0 and factor > 0 else 0.2 * width
+        v, n, rate = sweep(chain, values, discount=process.discount, until=max(goal, 4 * error), most=50, ends=ends)
+        done += n
+        if n == 50 and rate > 0.9 and narrow is None:
+            narrow = is_narrow(chain.matrix)
+
+
+def policy_iteration(
+    process: Process, v: np.ndarray, *, tolerance: float, most: int, exactly: bool, report: Report
+) -> Outcome:
+    """Evaluate a policy, improve it, and so on until nothing improves (Howard 1960).
+
+    It ends, also where actions tie: an action is kept until another beats it by more than rounding. `exactly` evaluates by
+    LU, otherwise Krylov methods do it, to a residual that shrinks with the bounds.
+    """
+    ends = bool(process.ends.any())
+    q = process.action_values(v)
+    policy = q.argmax(axis=1)
+    chain, history, done = process.follow(policy), [], 0
+    until = max(0.1 * spread(best(q) - v, ends), tolerance * (1 - process.factors[1]))
+    while True:
+        found = direct(chain, discount=process.discount) if exactly else None
+        v = krylov(chain, v, discount=process.discount, until=until) if found is None else found
+        done += 1
+        q = process.action_values(v)
+        values = best(q)
+        change = values - v
+        bounds = process.bounds(change, values)
+        history.append(bounds.gap)
+        report(len(history), bounds.gap)
+        error = process.rounding(values)
+        changed = improve(q, policy, values, 4 * error)
+        # without a better action only the evaluation is left to blame: exact, or to be made more exact
+        exact = len(changed) == 0 and (found is not None or spread(change, ends) <= 8 * error or until <= error)
+        if bounds.gap <= tolerance or exact or len(history) >= most:
+            return Outcome(values, bounds, q, policy, len(history), done, history, bounds.gap <= tolerance, exact)
+        until = min(until, 0.1 * spread(change, ends)) if len(changed) else 0.1 * until
+        until = max(until, 0.5 * error)
+        chain = process.follow_on(chain, policy, changed) if len(changed) else chain
+
+
+def anderson(process: Process, v: np.ndarray, *, tolerance: float, most: int, memory: int, report: Report) -> Outcome:
+    """Value iteration that combines its last values so that their changes nearly cancel (Anderson 1965).
+
+    A combination whose own change is wider than that of the values it came from is given up for the plain backup, and the
+    memory begins anew: nothing is worse for long, and nothing cycles.
+    """
+    ends = bool(process.ends.any())
+    points: list[np.ndarray] = []  # T v of the last steps
+    changes: list[np.ndarray] = []
+    history: list[float] = []
+    plain, narrowest = v, np.inf
+    while True:
+        q = process.action_values(v)
+        values = best(q)
+        change = values - v
+        width = spread(change, ends)
+        bounds = process.bounds(change, values)
+        history.append(bounds.gap)
+        report(len(history), bounds.gap)
+        exact = width <= 4 * process.rounding(values)
+        if bounds.gap <= tolerance or exact or len(history) >= most:
+            return Outcome(
+                values, bounds, q, q.argmax(axis=1), len(history), 0, history, bounds.gap <= tolerance, exact
+            )
+        if width > narrowest and v is not plain:
+            v, narrowest = plain, np.inf
+            points.clear(), changes.clear()
+            continue
+        narrowest, plain = width, values
+        points, changes = [*points[-memory:], values], [*changes[-memory:], change]
+        v = _combined(points, changes) if len(points) > 1 else plain
+
+
+def _combined(points, changes) -> np.ndarray:
+    """The affine combination of the points whose changes, combined likewise, are least in the sense of squares."""
+    steps = np.stack([later - earlier for earlier, later in itertools.pairwise(changes)], axis=1)
+    weights = np.linalg.lstsq(steps, changes[-1], rcond=1e-12)[0]
+    moves = np.stack([later - earlier for earlier, later in itertools.pairwise(points)], axis=1)
+    return points[-1] - moves @ weights

@@ -1,0 +1,109 @@
+"""What a policy is worth: the solution of v = r + γ P v.
+
+Three ways: backups, which stop where the *spread* of a change is small enough (a constant is put right by the bounds);
+sparse LU, where its factors stay small; and Krylov methods, which need products only.
+"""
+
+from typing import Any
+
+import numpy as np
+from scipy import sparse
+from scipy.sparse import csgraph
+from scipy.sparse import linalg as solvers
+
+from .process import Chain
+
+
+def spread(change: np.ndarray, ends: bool = False) -> float:
+    """Max − min, the zero of states where the process has ended included."""
+    low, high = float(change.min()), float(change.max())
+    return max(high, 0.0) - min(low, 0.0) if ends else high - low
+
+
+def sweep(chain: Chain, v: np.ndarray, *, discount: float, until: float, most: int, ends: bool) -> tuple:
+    """Back up until the spread of a change is at most `until`, or `most` times.
+
+    Returns:
+        The values, how many backups, and by what the last one multiplied the spread: near 1 where they are slow.
+    """
+    before, rate = np.inf, 0.0
+    n = 0
+    while n < most:
+        new = chain.expect(v)
+        new *= discount
+        new += chain.reward
+        change = np.subtract(new, v, out=v)
+        now = spread(change, ends)
+        rate = now / before if np.isfinite(before) and before > 0 else 0.0
+        v, before, n = new, now, n + 1
+        if now <= until and (rate > 0.5 or now <= 0.05 * until):  # fast mixing: go on, it costs next to nothing
+            break
+    return v, n, rate
+
+
+def is_narrow(matrix) -> bool:
+    """Whether sparse LU of I − γP is cheap: a few states aside, P is a band once its states are in order.
+
+    States that very many lead to are set aside, since each costs no more than a column. What is left is put in the order
+    of Cuthill and McKee (1969), and the work within its profile is an upper bound of that of a better order.
+    """
+    if not sparse.issparse(matrix):
+        return matrix.shape[0] <= 2000
+    size = matrix.shape[0]
+    if size <= 300:
+        return True
+    hubs = np.bincount(matrix.indices, minlength=size) > 10 * np.sqrt(size)
+    if hubs.sum() > 50:
+        return False
+    keep = np.flatnonzero(~hubs)
+    rest = sparse.csr_array(matrix[keep][:, keep])
+    order = csgraph.reverse_cuthill_mckee(sparse.csr_array(rest + rest.T), symmetric_mode=True)
+    place = np.empty(len(order), np.int64)
+    place[order] = np.arange(len(order))
+    owner = np.repeat(place, np.diff(rest.indptr))
+    width = np.zeros(len(order), np.int64)
+    np.maximum.at(width, np.maximum(owner, place[rest.indices]), np.abs(owner - place[rest.indices]))
+    return float((width.astype(float) ** 2).sum()) + hubs.sum() * size <= 1e9
+
+
+def direct(chain: Chain, *, discount: float) -> np.ndarray | None:
+    """Solve by LU, refined once; None where the matrix is singular to working precision."""
+    size = len(chain.reward)
+    if not sparse.issparse(chain.matrix):
+        matrix = np.eye(size) - discount * chain.matrix
+        try:
+            return np.linalg.solve(matrix, chain.reward)
+        except np.linalg.LinAlgError:
+            return None
+    try:
+        factors = solvers.splu((sparse.eye_array(size, format="csr") - discount * chain.matrix).tocsc())
+    except RuntimeError:  # "Factor is exactly singular"
+        return None
+    v = factors.solve(chain.reward)
+    v += factors.solve(chain.reward + discount * (chain.matrix @ v) - v)
+    return v if np.isfinite(v).all() else None
+
+
+def krylov(chain: Chain, v: np.ndarray, *, discount: float, until: float) -> np.ndarray:
+    """Solve by BiCGSTAB (van der Vorst 1992) from `v` to a residual of `until`; by GMRES where it breaks down.
+
+    The better of the result and the start is returned, by the largest residual, so that a breakdown does no harm.
+    """
+    size = len(v)
+
+    def residual(x):
+        return chain.reward + discount * chain.expect(x) - x
+
+    make: Any = solvers.LinearOperator
+    operator = make((size, size), matvec=lambda x: x - discount * chain.expect(x), dtype=np.float64)
+    best, error = v, float(np.abs(residual(v)).max())
+    for solve, options in ((solvers.bicgstab, {"maxiter": 500}), (solvers.gmres, {"maxiter": 20, "restart": 30})):
+        if error <= until:
+            break
+        right = residual(best)
+        with np.errstate(all="ignore"):  # a breakdown divides by zero, and is told by the residual
+            found, _ = solve(operator, right, rtol=0.0, atol=until, **options)
+        now = float(np.abs(residual(best + found)).max()) if np.isfinite(found).all() else np.inf
+        if now < error:
+            best, error = best + found, now
+    return best

@@ -1,0 +1,259 @@
+"""A decision process as matrices on the host, and its backup.
+
+    q(s, a) = r(s, a) + γ Σ_{s'} p(s' | s, a) v(s')
+
+Row s·A + a of the matrix is the distribution p(· | s, a): padded successors are a CSR matrix as they lie in memory, so
+nothing is copied. The product with v is cut into one piece for each core; SciPy lets go of the interpreter's lock in it.
+"""
+
+import itertools
+import os
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from functools import cache, cached_property
+from typing import Any
+
+import numpy as np
+from scipy import sparse
+
+from ...forms.transitions import Transitions
+from . import reach
+from .bounds import Bounds, macqueen, rounding
+
+_PARALLEL = 1_000_000  # entries from which a product is worth a second core
+
+
+class Chain:
+    """What a policy makes of a process: `matrix` (S, S), `reward` (S,)."""
+
+    def __init__(self, matrix: Any, reward: np.ndarray):
+        self.matrix, self.reward = matrix, reward
+        self._pieces = _cut(matrix)
+
+    def expect(self, v: np.ndarray) -> np.ndarray:
+        """Σ_{s'} p(s' | s) v(s'), shape (S,)."""
+        return _product(self._pieces, v)
+
+
+class Process:
+    """Transitions in float64, rows by state and then by action.
+
+    Attributes:
+        matrix: (S·A, S), or (U, S) with `rows`; CSR, or a dense array.
+        rows: which row (s, a) has, shape (S, A), or None.
+        reward: (S, A), −inf where an action is infeasible. States that end the process have one action, worth 0.
+        mask: where an action is feasible, those of states that end the process included.
+        ends: True where the process ends: terminal states, and states that cannot be left and pay nothing.
+        discount: γ.
+    """
+
+    matrix: Any
+
+    def __init__(self, form: Transitions, *, discount: float | None = None):
+        probs = np.asarray(form.probabilities).astype(np.float64, copy=False)
+        self.num_states, self.num_actions = form.num_states, form.num_actions
+        self.discount = float(form.discount) if discount is None else discount
+        self.rows = None if form.rows is None else np.asarray(form.rows)
+        if form.successors is None:
+            self.matrix = _thin(probs.reshape(-1, self.num_states))
+        else:
+            width = probs.shape[-1]
+            start = np.arange(0, probs.size + 1, width, dtype=np.int32 if probs.size < 2**31 else np.int64)
+            successors = np.asarray(form.successors).astype(start.dtype, copy=False).reshape(-1)
+            self.matrix = sparse.csr_array(
+                (probs.reshape(-1), successors, start), shape=(len(start) - 1, self.num_states)
+            )
+        self.pieces = _cut(self.matrix)
+        terminal, feasible = np.asarray(form.terminal), np.asarray(form.mask)
+        self.reward = np.asarray(form.rewards).astype(np.float64, copy=False)
+        self.ends = terminal | self._idle(feasible)
+        self._ended = np.flatnonzero(self.ends)
+        self.mask = feasible
+        if len(self._ended) or not feasible.all():
+            self.mask, self.reward = feasible.copy(), np.where(feasible, self.reward, -np.inf)
+            self.mask[self._ended] = np.arange(self.num_actions) == 0
+            self.reward[self._ended] = np.where(np.arange(self.num_actions) == 0, 0, -np.inf)
+        # the largest number of terms and the largest reward bound what rounding can do
+        self.width = probs.shape[-1]
+        self.largest_reward = float(np.abs(np.asarray(form.rewards)).max(initial=0, where=np.asarray(form.mask)))
+
+    def row(self, states, actions) -> np.ndarray:
+        """Rows of the matrix that belong to states and actions."""
+        return states * self.num_actions + actions if self.rows is None else self.rows[states, actions]
+
+    def expect(self, v: np.ndarray) -> np.ndarray:
+        """Σ_{s'} p(s' | s, a) v(s'), shape (S, A); of no meaning where the process ends or the action is infeasible."""
+        found = _product(self.pieces, v)
+        return found.reshape(self.num_states, self.num_actions) if self.rows is None else found[self.rows]
+
+    def action_values(self, v: np.ndarray) -> np.ndarray:
+        """Q (S, A), −inf where infeasible."""
+        q = self.expect(v)
+        q *= self.discount
+        q += self.reward
+        if len(self._ended):
+            q[self._ended, 0] = 0
+        return q
+
+    def block(self, states: slice) -> Callable[[np.ndarray], np.ndarray]:
+        """The backup of consecutive states alone: a function from all values to their Q."""
+        rows = slice(states.start * self.num_actions, states.stop * self.num_actions)
+        matrix, reward, ended = self.matrix[rows], self.reward[states], np.flatnonzero(self.ends[states])
+
+        def action_values(v):
+            q = reward + self.discount * (matrix @ v).reshape(reward.shape)
+            q[ended, 0] = 0
+            return q
+
+        return action_values
+
+    def follow(self, policy: np.ndarray) -> Chain:
+        """The chain under a deterministic policy (S,). Rows of states that end the process are zero."""
+        states = np.arange(self.num_states)
+        reward = self.reward[states, policy]
+        chosen = self.row(states, policy)
+        if not sparse.issparse(self.matrix):
+            matrix = self.matrix[chosen]
+            matrix[self._ended] = 0
+            return Chain(matrix, reward)
+        if self._uniform:
+            width = self.width
+            probs = self.matrix.data.reshape(-1, width)[chosen]
+            probs[self._ended] = 0
+            successors = self.matrix.indices.reshape(-1, width)[chosen]
+            start = np.arange(0, probs.size + 1, width, dtype=self.matrix.indptr.dtype)
+            shape = (self.num_states, self.num_states)
+            return Chain(sparse.csr_array((probs.reshape(-1), successors.reshape(-1), start), shape=shape), reward)
+        matrix: Any = self.matrix[chosen]
+        matrix.data[np.repeat(self.ends, np.diff(matrix.indptr))] = 0
+        return Chain(matrix, reward)
+
+    def follow_on(self, chain: Chain, policy: np.ndarray, changed: np.ndarray) -> Chain:
+        """The chain under a policy that differs from the chain's in the states `changed`; the chain is changed in place."""
+        if not self._uniform or 2 * len(changed) > self.num_states:
+            return self.follow(policy)
+        chosen = self.row(changed, policy[changed])
+        for ours, whole in ((chain.matrix.data, self.matrix.data), (chain.matrix.indices, self.matrix.indices)):
+            ours.reshape(-1, self.width)[changed] = whole.reshape(-1, self.width)[chosen]
+        chain.reward[changed] = self.reward[changed, policy[changed]]
+        return chain
+
+    def mix(self, policy: np.ndarray) -> Chain:
+        """The chain under a stochastic policy, `policy[s, a]` the probability of a in s."""
+        weight = np.where(self.mask, policy, 0)
+        states, actions = np.nonzero(weight)
+        blend: Any = sparse.csr_array(
+            (weight[states, actions] * ~self.ends[states], (states, self.row(states, actions))),
+            shape=(self.num_states, self.matrix.shape[0]),
+        )
+        matrix = blend @ self.matrix
+        return Chain(matrix, (weight * np.where(self.mask, self.reward, 0)).sum(1))
+
+    def any_policy(self) -> np.ndarray:
+        """The first feasible action of each state."""
+        return self.mask.argmax(axis=1)
+
+    def shortest_policy(self) -> np.ndarray:
+        """In each state the action whose successors are, on average, the fewest steps away from the end."""
+        far = reach.steps_to(self, self._ended)
+        far[far < 0] = self.num_states
+        return np.where(self.mask, self.expect(-far.astype(float)), -np.inf).argmax(axis=1)
+
+    def support(self) -> Any:
+        """Which state can follow which under any feasible action, shape (S, S), as ones."""
+        states, actions = np.nonzero(self.mask & ~self.ends[:, None])
+        whole: Any = sparse.csr_array(self.matrix)
+        part = whole[self.row(states, actions)]
+        owner = np.repeat(states, np.diff(part.indptr))
+        found = part.data > 0
+        pairs = (owner[found], part.indices[found])
+        graph = sparse.coo_array((np.ones(len(pairs[0]), np.int8), pairs), shape=(self.num_states,) * 2).tocsr()
+        graph.data[:] = 1
+        return graph
+
+    @cached_property
+    def factors(self) -> tuple[float, float]:
+        """The least and the most that a backup makes of a constant added to all values: see `bounds`."""
+        sums = (
+            self.matrix.data.reshape(-1, self.width) @ np.ones(self.width) if self._uniform else self.matrix.sum(axis=1)
+        )
+        used = self.mask & ~self.ends[:, None]
+        sums = sums[used.reshape(-1)] if self.rows is None else sums[self.rows[used]]
+        low, high = (float(sums.min()), float(sums.max())) if len(sums) else (1.0, 1.0)
+        return (0.0 if len(self._ended) else self.discount * low), self.discount * high
+
+    def bounds(self, change: np.ndarray, values: np.ndarray) -> Bounds:
+        """Bounds on the optimum from `change` = T v − v at `values` = T v."""
+        low, high = float(change.min()), float(change.max())
+        if len(self._ended):
+            low, high = min(low, 0.0), max(high, 0.0)
+        return macqueen(low, high, factors=self.factors, error=self.rounding(values))
+
+    def rounding(self, values: np.ndarray) -> float:
+        """How far a computed backup can be from the exact one."""
+        largest = max(-float(values.min()), float(values.max()))
+        return rounding(self.width, self.largest_reward, self.discount, largest)
+
+    @property
+    def _uniform(self) -> bool:
+        """Whether the rows are equally long in memory."""
+        return sparse.issparse(self.matrix) and self.matrix.nnz == self.matrix.shape[0] * self.width
+
+    def _idle(self, mask: np.ndarray) -> np.ndarray:
+        """States whose every action pays nothing and stays."""
+        candidates = np.flatnonzero((np.where(mask, self.reward, 0) == 0).all(axis=1))
+        idle = np.zeros(self.num_states, bool)
+        if len(candidates) == 0:
+            return idle
+        states = np.repeat(candidates, self.num_actions)
+        actions = np.tile(np.arange(self.num_actions), len(candidates))
+        part = self.matrix[self.row(states, actions)]
+        if sparse.issparse(part):
+            owner = np.repeat(np.arange(len(states)), np.diff(part.indptr))
+            moves = np.bincount(owner, (part.indices != states[owner]) & (part.data > 0), minlength=len(states)) > 0
+        else:
+            others = part.copy()
+            others[np.arange(len(states)), states] = 0
+            moves = (others > 0).any(axis=1)
+        idle[candidates] = ~(moves.reshape(len(candidates), -1) & mask[candidates]).any(axis=1)
+        return idle
+
+
+def _thin(dense: np.ndarray) -> Any:
+    """A dense matrix as it is, or as CSR where few entries are not zero."""
+    if dense.size > 10_000 and np.count_nonzero(dense) < 0.2 * dense.size:
+        return sparse.csr_array(dense)
+    return dense
+
+
+def _cut(matrix) -> list:
+    """One piece for each core, sharing memory with the whole."""
+    cores = cores_at_hand()
+    if not sparse.issparse(matrix) or matrix.nnz < _PARALLEL or cores == 1:
+        return [matrix]  # dense products use every core by themselves
+    edges = np.searchsorted(matrix.indptr, np.linspace(0, matrix.nnz, cores + 1))
+    edges[0], edges[-1] = 0, matrix.shape[0]
+    pieces = []
+    for low, high in itertools.pairwise(edges):
+        start, stop = matrix.indptr[low], matrix.indptr[high]
+        part = (matrix.data[start:stop], matrix.indices[start:stop], matrix.indptr[low : high + 1] - start)
+        pieces.append(sparse.csr_array(part, shape=(high - low, matrix.shape[1])))
+    return pieces
+
+
+def _product(pieces: list, v: np.ndarray) -> np.ndarray:
+    if len(pieces) == 1:
+        return pieces[0] @ v
+    waiting = [_pool().submit(piece.__matmul__, v) for piece in pieces[1:]]
+    return np.concatenate([pieces[0] @ v, *(found.result() for found in waiting)])
+
+
+@cache
+def cores_at_hand() -> int:
+    """How many cores this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+@cache
+def _pool() -> ThreadPoolExecutor:
+    return ThreadPoolExecutor(cores_at_hand(), thread_name_prefix="chainrule")

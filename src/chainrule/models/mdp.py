@@ -1,0 +1,383 @@
+"""Markov decision processes: states, actions, what follows and what it pays.
+
+    v(s) = max_a { r(s, a) + γ Σ_{s'} p(s' | s, a) v(s') }
+
+Reference: Puterman (1994), "Markov Decision Processes".
+"""
+
+from collections.abc import Hashable, Iterable, Sequence
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import networkx as nx
+import numpy as np
+from jaxtyping import Array, Float, Key
+
+from ..forms.chain import is_concrete
+from ..forms.transitions import Transitions
+from ..graphs.labels import first_duplicate
+from ..graphs.transition_graph import TransitionGraph
+from ..inference import bellman
+from ..inference.planning.methods import ModifiedPolicyIteration
+from ..inference.planning.process import Process
+from ..learning import progress as bars
+from . import mdp_sources as sources
+from .emissions.base import generator
+from .policy import Policy, Solution, state_index
+
+
+class MDP(eqx.Module):
+    """A Markov decision process with named states and actions.
+
+    Args:
+        probabilities, rewards, successors, rows, mask, terminal, discount: as in `Transitions`; rewards may also be by
+            state alone, (S,), and rows that many actions share are found and stored once.
+        states, actions: names, any hashable values; 0, 1, … by default.
+        initial: distribution of the first state, (S,), where it matters.
+
+    Raises:
+        ValueError: as `Transitions`, and names that do not fit.
+
+    Example:
+        >>> import chainrule as cr
+        >>> mdp = cr.MDP([[[1.0, 0.0], [0.0, 1.0]], [[0.0, 1.0], [1.0, 0.0]]], [[0.0, 0.0], [1.0, 0.0]],
+        ...              discount=0.9, states=("home", "away"), actions=("stay", "go"))
+        >>> solution = mdp.solve()
+        >>> solution.policy["home"], round(solution["home"], 4), solution.status
+        ('go', 9.0, SolveStatus.CERTIFIED)
+    """
+
+    transitions: Transitions
+    initial: Float[Array, " state"] | np.ndarray | None
+    state_names: tuple[Hashable, ...] | None = eqx.field(static=True)
+    action_names: tuple[Hashable, ...] | None = eqx.field(static=True)
+
+    def __init__(
+        self,
+        probabilities,
+        rewards,
+        *,
+        discount=1.0,
+        successors=None,
+        rows=None,
+        mask=None,
+        terminal=None,
+        states: Iterable[Hashable] | None = None,
+        actions: Iterable[Hashable] | None = None,
+        initial=None,
+    ):
+        rewards = rewards if hasattr(rewards, "ndim") else np.asarray(rewards, float)
+        if rewards.ndim == 1:
+            shape = np.shape(probabilities)[:2] if rows is None else np.shape(rows)
+            if len(shape) == 2 and rewards.shape == shape[:1]:
+                rewards = (jnp if isinstance(rewards, jax.Array) else np).broadcast_to(rewards[:, None], shape)
+        form = Transitions(
+            probabilities, rewards, successors=successors, rows=rows, mask=mask, terminal=terminal, discount=discount
+        )
+        self.transitions = form.distinct() if rows is None else form
+        self.initial = None if initial is None else sources.as_initial(initial, form)
+        self.state_names = None if states is None else tuple(states)
+        self.action_names = None if actions is None else tuple(actions)
+
+    def __check_init__(self):
+        for kind, names, size in (
+            ("state", self.state_names, self.num_states),
+            ("action", self.action_names, self.num_actions),
+        ):
+            if names is None:
+                continue
+            if len(names) != size:
+                raise ValueError(f"{len(names)} names for {size} {kind}s")
+            if (twice := first_duplicate(names)) is not None:
+                raise ValueError(f"{kind} {twice!r} is there twice")
+
+    # Where processes come from
+
+    @classmethod
+    def from_graph(cls, graph: "nx.MultiDiGraph | TransitionGraph", *, discount: float = 1.0) -> "MDP":
+        """The process that a graph describes: an edge is one outcome of an `action`, with `probability` and `reward`.
+
+        Nodes may have `terminal=True`, and `initial`, the probability of starting there. See
+        `TransitionGraph.from_networkx` for what is checked.
+
+        Example:
+            >>> import networkx as nx, chainrule as cr
+            >>> graph = nx.MultiDiGraph()
+            >>> graph.add_node("off", terminal=True)
+            >>> _ = graph.add_edge("on", "on", action="run", probability=0.9, reward=1.0)
+            >>> _ = graph.add_edge("on", "off", action="run", probability=0.1)
+            >>> _ = graph.add_edge("on", "off", action="stop", probability=1.0, reward=5.0)
+            >>> cr.MDP.from_graph(graph, discount=0.9).solve().policy["on"]
+            'stop'
+        """
+        if not isinstance(graph, TransitionGraph):
+            graph = TransitionGraph.from_networkx(graph)
+        if not graph.actions:
+            raise ValueError("the graph has no actions, so there is nothing to decide: use MarkovChain.from_graph")
+        return cls(**sources.from_graph(graph), discount=discount)
+
+    @classmethod
+    def from_sparse(
+        cls, matrices, rewards, *, num_actions: int | None = None, discount: float = 1.0, **options
+    ) -> "MDP":
+        """From scipy-sparse matrices: one (S, S) for each action, or one (S·A, S) whose row s·A + a is p(· | s, a).
+
+        Args:
+            matrices: the list, or the one matrix. An empty row marks an infeasible action.
+            rewards: (S,), (S, A); or, for a list, sparse matrices of r(s, a, s') with the pattern of `matrices`.
+            num_actions: A, for the one matrix.
+            discount: γ.
+            **options: `mask`, `terminal`, `states`, `actions`, `initial` as for the class.
+
+        Rows are padded to the longest. A state all of whose rows are empty is terminal.
+        """
+        return cls(**(sources.from_sparse(matrices, rewards, num_actions) | options), discount=discount)
+
+    @classmethod
+    def from_function(
+        cls,
+        step,
+        states: Iterable[Hashable],
+        actions: Sequence[Hashable],
+        *,
+        explore: bool = True,
+        discount: float = 1.0,
+    ) -> "MDP":
+        """From a function: `step(state, action)` gives outcomes [(probability, next state, reward), …].
+
+        Args:
+            step: called once for each state and action. None, or an empty list, says that the action is infeasible there.
+            states: where to begin; whatever can be reached from there is found, if `explore`, and else must be listed.
+            actions: their names.
+            explore: whether states that `states` does not name may turn up.
+            discount: γ.
+
+        A state without feasible actions is terminal. Nothing but the padded arrays is kept.
+
+        Example:
+            >>> import chainrule as cr
+            >>> def step(money, bet):
+            ...     if 0 < money < 5 and bet <= money:
+            ...         return [(0.4, min(money + bet, 5), float(money + bet >= 5)), (0.6, money - bet, 0.0)]
+            >>> cr.MDP.from_function(step, [2], actions=[1, 2, 3], discount=0.99).solve().policy[2]
+            2
+        """
+        return cls(**sources.from_function(step, states, actions, explore=explore), discount=discount)
+
+    @classmethod
+    def random(
+        cls, key: Key[Array, ""], num_states: int, num_actions: int, *, num_successors: int = 8, discount: float = 0.95
+    ) -> "MDP":
+        """A random sparse process ("Garnet"): uniform successors, Dirichlet(1) probabilities, uniform rewards.
+
+        References:
+            Archibald, McKinnon and Thomas (1995), On the generation of Markov decision processes.
+        """
+        for name, value in (
+            ("num_states", num_states),
+            ("num_actions", num_actions),
+            ("num_successors", num_successors),
+        ):
+            if value < 1:
+                raise ValueError(f"{name} is {value}; wanted at least one")
+        rng, shape = generator(key), (num_states, num_actions)
+        successors = rng.integers(0, num_states, (*shape, num_successors), np.int32)
+        return cls(
+            rng.dirichlet(np.ones(num_successors), shape), rng.random(shape), successors=successors, discount=discount
+        )
+
+    # What it is
+
+    @property
+    def num_states(self) -> int:
+        """S, terminal states included."""
+        return self.transitions.num_states
+
+    @property
+    def num_actions(self) -> int:
+        """A, over all states."""
+        return self.transitions.num_actions
+
+    @property
+    def states(self) -> Sequence[Hashable]:
+        """Names of the states."""
+        return range(self.num_states) if self.state_names is None else self.state_names
+
+    @property
+    def actions(self) -> Sequence[Hashable]:
+        """Names of the actions."""
+        return range(self.num_actions) if self.action_names is None else self.action_names
+
+    @property
+    def discount(self) -> Any:
+        """γ."""
+        return self.transitions.discount
+
+    def index(self, state: Hashable) -> int:
+        """The index of a state, by name."""
+        return state_index(state, self.state_names, self.num_states)
+
+    def replace(self, **changes) -> "MDP":
+        """The same process with other `rewards`, `probabilities`, `discount` or `initial`; traced values are welcome.
+
+        This is the way to differentiate a solution: `jax.grad(lambda r: mdp.replace(rewards=r).solve()["home"])`.
+        """
+        form, known = self.transitions, ("rewards", "probabilities", "discount", "initial")
+        if unknown := [name for name in changes if name not in known]:
+            raise ValueError(f"cannot replace {unknown[0]!r}; what can be is {', '.join(known)}")
+        if "probabilities" in changes and form.rows is not None:
+            form = form.spread_out()
+        rewards = changes.get("rewards", form.rewards if form.outcome_rewards is None else form.outcome_rewards)
+        return MDP(
+            changes.get("probabilities", form.probabilities),
+            rewards,
+            discount=changes.get("discount", form.discount),
+            successors=form.successors,
+            rows=form.rows,
+            mask=form.mask,
+            terminal=form.terminal,
+            states=self.state_names,
+            actions=self.action_names,
+            initial=changes.get("initial", self.initial),
+        )
+
+    def graph(self) -> nx.MultiDiGraph:
+        """The process as a networkx graph: an edge for each outcome that is possible."""
+        return sources.as_graph(self.transitions, self.states, self.actions, self.initial)
+
+    # What is best
+
+    def solve(
+        self,
+        *,
+        method: Any = None,
+        criterion: Any = None,
+        horizon: int | None = None,
+        final=None,
+        tolerance: float = 1e-6,
+        max_iterations: int = 100_000,
+        start=None,
+        progress: bool = False,
+    ) -> Solution:
+        """Find the best policy, and bounds on what it is worth.
+
+        Concrete arrays on the CPU are solved in float64 by the planner on the host. Traced, batched or accelerator arrays
+        are solved in their own dtype by modified policy iteration in one compiled loop, with implicit derivatives.
+
+        Args:
+            method: `ModifiedPolicyIteration()` (the default), `ValueIteration()`, `PolicyIteration()`,
+                `AndersonAcceleration()` or `LinearProgram()`.
+            criterion: what to maximise instead of the expected discounted reward: see `chainrule.criteria`.
+            horizon: how many steps there are, instead of for ever. Values and policy then depend on the step.
+            final: what each state is worth after the last step of a horizon, (S,).
+            tolerance: how far the values may be from the optimum, > 0.
+            max_iterations: backups over all actions at most.
+            start: values to begin with, (S,), such as those of a solution of a similar process.
+            progress: show a bar.
+
+        Raises:
+            ValueError: a discount of 1 with an infinite total (the message names a state), a tolerance that is not
+                positive, a method that does not fit the criterion, wrong shapes.
+        """
+        if not tolerance > 0:
+            raise ValueError(f"tolerance is {tolerance}; wanted a positive number")
+        if max_iterations < 1:
+            raise ValueError(f"max_iterations is {max_iterations}; wanted at least one")
+        if not self._on_host():
+            return self._solve_traced(method, criterion, horizon, tolerance, max_iterations, start)
+        process = Process(self.transitions)
+        if criterion is None and horizon is None and process.discount < 1:
+            method = ModifiedPolicyIteration() if method is None else method
+            v = np.zeros(self.num_states) if start is None else self._values(start, "start").copy()
+            v[process.ends] = 0
+            with bars.bar("solving", total=max_iterations, enabled=progress) as token:
+                found = method.run(
+                    process,
+                    v,
+                    tolerance=tolerance,
+                    most=max_iterations,
+                    report=lambda n, gap: bars.show(token, n, gap),
+                )
+            return self._solution(process, found, tolerance)
+        raise ValueError("a discount of 1, criteria and horizons are not solved yet")
+
+    def _solution(self, process: Process, found, tolerance) -> Solution:
+        going = ~process.ends
+        low, middle, high = (
+            found.values + np.where(going, bound, 0)
+            for bound in (found.bounds.low, found.bounds.middle, found.bounds.high)
+        )
+        table = found.policy.astype(np.int32)
+        table[np.asarray(self.transitions.terminal)] = -1
+        q = found.action_values
+        q += np.where(going, found.bounds.middle, 0)[:, None]
+        return Solution(
+            values=middle,
+            lower=low,
+            upper=high,
+            policy=Policy(table, self.state_names, self.action_names),
+            action_values=q,
+            gap=found.bounds.gap,
+            tolerance=tolerance,
+            exact=found.exact,
+            iterations=found.iterations,
+            sweeps=found.sweeps,
+            history=np.array(found.history),
+            states=self.state_names,
+            actions=self.action_names,
+        )
+
+    def _solve_traced(self, method, criterion, horizon, tolerance, most, start) -> Solution:
+        if criterion is not None or horizon is not None or start is not None:
+            raise ValueError(
+                "under jit, vmap and grad, and on accelerators, only the discounted optimum is solved, from zeros; "
+                "give concrete arrays on the CPU for anything else"
+            )
+        if not isinstance(method, ModifiedPolicyIteration | None):
+            raise ValueError(
+                f"under jit, vmap and grad, and on accelerators, the method is ModifiedPolicyIteration, not {method!r}"
+            )
+        if is_concrete(self.discount) and not float(self.discount) < 1:
+            raise ValueError("under jit, vmap and grad, and on accelerators, the discount must be below 1")
+        sweeps = 100 if method is None or method.sweeps is None else method.sweeps
+        found = _traced(self.transitions, tolerance, most, sweeps)
+        table = jnp.where(jnp.asarray(self.transitions.terminal), -1, found.policy)
+        return Solution(
+            values=found.values,
+            lower=found.lower,
+            upper=found.upper,
+            policy=Policy(table, self.state_names, self.action_names),
+            action_values=found.action_values,
+            gap=found.gap,
+            tolerance=tolerance,
+            exact=found.exact,
+            iterations=found.iterations,
+            sweeps=found.sweeps,
+            states=self.state_names,
+            actions=self.action_names,
+        )
+
+    def _on_host(self) -> bool:
+        """Whether everything can be looked at now, and lies in the memory of this machine's processor."""
+        leaves = jax.tree.leaves(self.transitions)
+        if not all(is_concrete(leaf) for leaf in leaves):
+            return False
+        return all(d.platform == "cpu" for leaf in leaves if isinstance(leaf, jax.Array) for d in leaf.devices())
+
+    def _values(self, values, name: str) -> np.ndarray:
+        values = np.asarray(values, np.float64)
+        if values.shape != (self.num_states,):
+            raise ValueError(f"{name} has shape {values.shape}; wanted ({self.num_states},)")
+        if not np.isfinite(values).all():
+            raise ValueError(f"{name} of state {self.states[int(np.argmin(np.isfinite(values)))]!r} is not finite")
+        return values
+
+    def __repr__(self):
+        return f"MDP({self.num_states} states, {self.num_actions} actions)"
+
+
+@jax.jit
+def _traced(form: Transitions, tolerance, most, sweeps) -> bellman.Solved:
+    return bellman.solve(form, tolerance=tolerance, most=most, sweeps=sweeps)
