@@ -288,20 +288,20 @@ class MDP(eqx.Module):
         if not self._on_host():
             return self._solve_traced(method, criterion, horizon, tolerance, max_iterations, start)
         process = Process(self.transitions)
-        if criterion is None and horizon is None and process.discount < 1:
+        with bars.bar("solving", total=max_iterations, enabled=progress) as token:
+            options = {
+                "tolerance": tolerance,
+                "most": max_iterations,
+                "report": lambda n, gap: bars.show(token, n, gap),
+            }
+            if criterion is not None:
+                return criterion.solve(self, process, method=method, start=start, horizon=horizon, **options)
+            if horizon is not None or not process.discount < 1:
+                raise ValueError("a discount of 1 and horizons are not solved yet")
             method = ModifiedPolicyIteration() if method is None else method
             v = np.zeros(self.num_states) if start is None else self._values(start, "start").copy()
             v[process.ends] = 0
-            with bars.bar("solving", total=max_iterations, enabled=progress) as token:
-                found = method.run(
-                    process,
-                    v,
-                    tolerance=tolerance,
-                    most=max_iterations,
-                    report=lambda n, gap: bars.show(token, n, gap),
-                )
-            return self._solution(process, found, tolerance)
-        raise ValueError("a discount of 1, criteria and horizons are not solved yet")
+            return self._solution(process, method.run(process, v, **options), tolerance)
 
     def _solution(self, process: Process, found, tolerance) -> Solution:
         going = ~process.ends
