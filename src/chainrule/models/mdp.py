@@ -19,13 +19,17 @@ from ..forms.chain import is_concrete
 from ..forms.transitions import Transitions
 from ..graphs.labels import first_duplicate
 from ..graphs.transition_graph import TransitionGraph
-from ..inference import bellman
-from ..inference.planning.methods import ModifiedPolicyIteration
 from ..inference.planning.process import Process
 from ..learning import progress as bars
+from ..learning.fit import Fit
+from . import mdp_experience as experience
+from . import mdp_solving as solving
 from . import mdp_sources as sources
 from .emissions.base import generator
-from .policy import Policy, Solution, state_index
+from .markov_chain import MarkovChain
+from .mdp_experience import Trajectories, walk
+from .mdp_policies import as_matrix, as_table, chain_of, occupancy, worth
+from .policy import Evaluation, Policy, Solution, state_index
 
 
 class MDP(eqx.Module):
@@ -286,7 +290,12 @@ class MDP(eqx.Module):
         if max_iterations < 1:
             raise ValueError(f"max_iterations is {max_iterations}; wanted at least one")
         if not self._on_host():
-            return self._solve_traced(method, criterion, horizon, tolerance, max_iterations, start)
+            if criterion is not None or horizon is not None or start is not None:
+                raise ValueError(
+                    "under jit, vmap and grad, and on accelerators, only the discounted optimum is solved, from zeros; "
+                    "give concrete arrays on the CPU for anything else"
+                )
+            return solving.traced(self, method, tolerance, max_iterations)
         process = Process(self.transitions)
         with bars.bar("solving", total=max_iterations, enabled=progress) as token:
             options = {
@@ -296,68 +305,130 @@ class MDP(eqx.Module):
             }
             if criterion is not None:
                 return criterion.solve(self, process, method=method, start=start, horizon=horizon, **options)
-            if horizon is not None or not process.discount < 1:
-                raise ValueError("a discount of 1 and horizons are not solved yet")
-            method = ModifiedPolicyIteration() if method is None else method
-            v = np.zeros(self.num_states) if start is None else self._values(start, "start").copy()
-            v[process.ends] = 0
-            return self._solution(process, method.run(process, v, **options), tolerance)
+            if horizon is not None:
+                last = None if final is None else self._values(final, "final")
+                return solving.planned(self, process, horizon, last, **options)
+            if not process.discount < 1:
+                return solving.total(self, process, method, **options)
+            first = None if start is None else self._values(start, "start")
+            return solving.discounted(self, process, method, first, **options)
 
-    def _solution(self, process: Process, found, tolerance) -> Solution:
-        going = ~process.ends
-        low, middle, high = (
-            found.values + np.where(going, bound, 0)
-            for bound in (found.bounds.low, found.bounds.middle, found.bounds.high)
-        )
-        table = found.policy.astype(np.int32)
-        table[np.asarray(self.transitions.terminal)] = -1
-        q = found.action_values
-        q += np.where(going, found.bounds.middle, 0)[:, None]
-        return Solution(
-            values=middle,
-            lower=low,
-            upper=high,
-            policy=Policy(table, self.state_names, self.action_names),
-            action_values=q,
-            gap=found.bounds.gap,
-            tolerance=tolerance,
-            exact=found.exact,
-            iterations=found.iterations,
-            sweeps=found.sweeps,
-            history=np.array(found.history),
-            states=self.state_names,
-            actions=self.action_names,
-        )
+    # What a policy is worth, and where it goes
 
-    def _solve_traced(self, method, criterion, horizon, tolerance, most, start) -> Solution:
-        if criterion is not None or horizon is not None or start is not None:
-            raise ValueError(
-                "under jit, vmap and grad, and on accelerators, only the discounted optimum is solved, from zeros; "
-                "give concrete arrays on the CPU for anything else"
-            )
-        if not isinstance(method, ModifiedPolicyIteration | None):
-            raise ValueError(
-                f"under jit, vmap and grad, and on accelerators, the method is ModifiedPolicyIteration, not {method!r}"
-            )
-        if is_concrete(self.discount) and not float(self.discount) < 1:
-            raise ValueError("under jit, vmap and grad, and on accelerators, the discount must be below 1")
-        sweeps = 100 if method is None or method.sweeps is None else method.sweeps
-        found = _traced(self.transitions, tolerance, most, sweeps)
-        table = jnp.where(jnp.asarray(self.transitions.terminal), -1, found.policy)
-        return Solution(
-            values=found.values,
-            lower=found.lower,
-            upper=found.upper,
-            policy=Policy(table, self.state_names, self.action_names),
-            action_values=found.action_values,
-            gap=found.gap,
-            tolerance=tolerance,
-            exact=found.exact,
-            iterations=found.iterations,
-            sweeps=found.sweeps,
-            states=self.state_names,
-            actions=self.action_names,
+    def evaluate(self, policy) -> Evaluation:
+        """What a policy is worth: values, and bounds on them.
+
+        Args:
+            policy: a `Policy`, an array of actions (S,) or of probabilities (S, A), or a dict from states to actions, or to
+                dicts of probabilities.
+
+        Under `jit`, `vmap` and `grad` the values are differentiable, also in the policy's probabilities, and come without
+        bounds. Without a discount they are infinite where the policy gains or loses for ever.
+        """
+        table = as_table(policy, self)
+        if not (self._on_host() and is_concrete(table)):
+            return Evaluation(solving.traced_worth(self.transitions, table), None, None, self.state_names)
+        process = Process(self.transitions)
+        return Evaluation(*worth(process, chain_of(process, np.asarray(table))), self.state_names)
+
+    def occupancy(self, policy, *, start=None) -> np.ndarray:
+        """Expected discounted number of times that each (s, a) is visited, (S, A), on the host.
+
+        Args:
+            policy: as in `evaluate`.
+            start: a state, or a distribution over states; the model's `initial` by default.
+
+        Its sum times the rewards is the value of the start.
+        """
+        process, table = Process(self.transitions), np.asarray(as_table(policy, self))
+        found = occupancy(process, chain_of(process, table), self._start(start))
+        if np.issubdtype(table.dtype, np.integer):
+            table = np.arange(self.num_actions) == np.where(process.ends, -1, table)[:, None]
+        return found[:, None] * table
+
+    def chain(self, policy) -> MarkovChain:
+        """The Markov chain under a policy, over the same states; those that have ended stay where they are.
+
+        It starts as the process does, or uniformly.
+        """
+        process = Process(self.transitions)
+        matrix = as_matrix(process, chain_of(process, np.asarray(as_table(policy, self))))
+        size = self.num_states
+        return MarkovChain(np.full(size, 1 / size) if self.initial is None else self.initial, matrix, self.state_names)
+
+    def simulate(
+        self, key: Key[Array, ""], policy, length: int, *, num_samples: int = 1, start: Any = None
+    ) -> Trajectories:
+        """Walk through the process, many times side by side.
+
+        Args:
+            key: a typed random key.
+            policy: as in `evaluate`.
+            length: steps of each walk, which may end earlier.
+            num_samples: walks.
+            start: a state, or a distribution over states; the model's `initial` by default.
+        """
+        for name, value in (("length", length), ("num_samples", num_samples)):
+            if value < 1:
+                raise ValueError(f"{name} is {value}; wanted at least one")
+        table = as_table(policy, self)
+        probs = Policy(table).probabilities(self.num_actions)
+        states, actions, rewards = walk(
+            key, self.transitions, probs, self._start(start), length=length, num_samples=num_samples
         )
+        return Trajectories(states.T, actions.T, rewards.T, self.state_names, self.action_names)
+
+    def _start(self, start) -> np.ndarray:
+        """A distribution over states."""
+        if start is None:
+            if self.initial is None:
+                raise ValueError(
+                    "where does it start? give start=, a state or a distribution, or the model an initial one"
+                )
+            return np.asarray(self.initial)
+        if isinstance(start, np.ndarray | jax.Array) and start.ndim == 1:
+            return sources.as_initial(start, self.transitions)
+        found = np.zeros(self.num_states)
+        found[self.index(start)] = 1
+        return found
+
+    # Learning
+
+    @classmethod
+    def from_trajectories(cls, steps: Sequence, *, smoothing: float = 0.0, discount: float = 1.0) -> "MDP":
+        """Learn a process from steps (state, action, reward, next state) of names: one list, or a list of lists.
+
+        States, actions and possible outcomes are those that occur. A state that is never left is terminal.
+
+        Example:
+            >>> import chainrule as cr
+            >>> steps = [("in", "wait", 1.0, "in"), ("in", "wait", 1.0, "out"), ("in", "go", 0.5, "out")]
+            >>> cr.MDP.from_trajectories(steps, discount=0.9).solve().policy["in"]
+            'wait'
+        """
+        return cls(**experience.structure(steps), discount=discount).fit(steps, smoothing=smoothing).model
+
+    def fit(self, data, *, smoothing: float = 0.0) -> Fit:
+        """Learn probabilities, (count + smoothing) / (total + smoothing · possible), and mean rewards.
+
+        Args:
+            data: `Trajectories`, or steps (state, action, reward, next state) of names, in one list or several.
+            smoothing: pseudo-count of every outcome that this process allows; others stay impossible.
+
+        What was never tried keeps its probabilities and rewards, and is reported as degenerate.
+
+        Raises:
+            ValueError: a step that this process does not allow, unknown names, a negative smoothing.
+        """
+        return experience.fit(self, data, smoothing)
+
+    def posterior(self, key: Key[Array, ""], data, *, num_draws: int = 100, prior: float = 1.0) -> "MDP":
+        """Draws from the posterior given data: one MDP whose arrays have a leading axis of draws.
+
+        Probabilities have independent Dirichlet(prior) priors over the outcomes that this process allows; rewards are the
+        observed means. `jax.vmap(lambda m: m.solve().values)(draws)` are the values that go with them.
+        """
+        return experience.draws(self, key, data, num_draws, prior)
 
     def _on_host(self) -> bool:
         """Whether everything can be looked at now, and lies in the memory of this machine's processor."""
@@ -376,8 +447,3 @@ class MDP(eqx.Module):
 
     def __repr__(self):
         return f"MDP({self.num_states} states, {self.num_actions} actions)"
-
-
-@jax.jit
-def _traced(form: Transitions, tolerance, most, sweeps) -> bellman.Solved:
-    return bellman.solve(form, tolerance=tolerance, most=most, sweeps=sweeps)

@@ -178,12 +178,35 @@ class Solution(eqx.Module):
 
     def __getitem__(self, state: Hashable) -> Any:
         found = self.values[..., state_index(state, self.states, self.values.shape[-1])]
-        return float(found) if np.ndim(found) == 0 else found
+        return float(found) if is_concrete(found) and np.ndim(found) == 0 else found
 
     def __repr__(self):
         if not is_concrete(self.gap) or np.ndim(self.gap) > 0:
             return f"Solution({self.policy!r})"
         return f"Solution({self.policy.num_states} states, {self.status.name}, gap={float(self.gap):.2g})"
+
+
+class Evaluation(eqx.Module):
+    """What a policy is worth.
+
+    Attributes:
+        values: of each state, (S,).
+        lower, upper: bounds on them, rounding included; None under `jit`, `vmap` and `grad`.
+
+    `evaluation["hot"]` is the value of one state.
+    """
+
+    values: Any
+    lower: Any
+    upper: Any
+    states: tuple[Hashable, ...] | None = eqx.field(static=True, default=None)
+
+    def __getitem__(self, state: Hashable) -> Any:
+        found = self.values[..., state_index(state, self.states, self.values.shape[-1])]
+        return float(found) if is_concrete(found) and np.ndim(found) == 0 else found
+
+    def __repr__(self):
+        return f"Evaluation({self.values.shape[-1]} states)"
 
 
 def state_index(state: Hashable, names: tuple[Hashable, ...] | None, size: int, kind: str = "state") -> int:

@@ -1,0 +1,34 @@
+"""Backward induction: the best for a number of steps, one step at a time from the last (Bellman 1957).
+
+v_H(s) = final(s),   v_t(s) = max_a { r(s, a) + γ Σ_{s'} p(s' | s, a) v_{t+1}(s') }
+"""
+
+from typing import NamedTuple
+
+import numpy as np
+
+from .discounted import best
+from .process import Process
+
+
+class Plan(NamedTuple):
+    """Values (H + 1, S), Q (H, S, A), actions (H, S), and how far rounding can have moved the first values."""
+
+    values: np.ndarray
+    action_values: np.ndarray
+    policy: np.ndarray
+    error: float
+
+
+def solve(process: Process, horizon: int, final: np.ndarray, *, report=lambda n, gap: None) -> Plan:
+    """The best policy for `horizon` steps. States that end the process are worth zero, whatever `final` says."""
+    values = np.zeros((horizon + 1, process.num_states))
+    values[-1] = np.where(process.ends, 0.0, final)
+    q = np.zeros((horizon, process.num_states, process.num_actions))
+    error = 0.0
+    for t in range(horizon - 1, -1, -1):
+        q[t] = process.action_values(values[t + 1])
+        values[t] = best(q[t])
+        error = process.factors[1] * error + process.rounding(values[t])
+        report(horizon - t, error)
+    return Plan(values, q, q.argmax(axis=2), error)

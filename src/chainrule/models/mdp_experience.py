@@ -1,0 +1,234 @@
+"""Experience of a decision process: walks through it, and learning it from walks."""
+
+from collections.abc import Hashable, Sequence
+from functools import partial
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from ..forms.transitions import Transitions
+from ..learning.fit import Fit, Status
+from .policy import state_index
+
+
+class Trajectories(eqx.Module):
+    """Walks through a decision process, side by side.
+
+    Attributes:
+        states: indices, (walk, time + 1).
+        actions: indices, (walk, time); −1 after the end.
+        rewards: what was earned, (walk, time); 0 after the end.
+        state_names, action_names: names, or None for numbers.
+
+    Example:
+        >>> import jax, chainrule as cr
+        >>> mdp = cr.MDP([[[0.5, 0.5]], [[0.0, 1.0]]], [[1.0], [0.0]], discount=0.9, states=("up", "down"))
+        >>> walks = mdp.simulate(jax.random.key(0), mdp.solve().policy, 5, num_samples=1000, start="up")
+        >>> abs(walks.returns(0.9).mean() - mdp.solve()["up"]) < 0.2
+        True
+    """
+
+    states: Any
+    actions: Any
+    rewards: Any
+    state_names: tuple[Hashable, ...] | None = eqx.field(static=True, default=None)
+    action_names: tuple[Hashable, ...] | None = eqx.field(static=True, default=None)
+
+    @property
+    def lengths(self) -> np.ndarray:
+        """How many actions each walk took."""
+        return (np.asarray(self.actions) >= 0).sum(axis=1)
+
+    def returns(self, discount: float = 1.0) -> np.ndarray:
+        """The discounted sum of rewards of each walk, (walk,)."""
+        rewards = np.asarray(self.rewards, np.float64)
+        return rewards @ discount ** np.arange(rewards.shape[1])
+
+    def labels(self, walk: int = 0) -> list[Hashable]:
+        """The states of one walk by name, up to its end."""
+        path = np.asarray(self.states)[walk, : self.lengths[walk] + 1].tolist()
+        return path if self.state_names is None else [self.state_names[s] for s in path]
+
+    def __repr__(self):
+        return f"Trajectories({self.states.shape[0]} walks, {self.actions.shape[1]} steps)"
+
+
+@partial(jax.jit, static_argnames=("length", "num_samples"))
+def walk(key, form: Transitions, policy, start, *, length: int, num_samples: int):
+    """States (time + 1, walk), actions and rewards (time, walk) under a policy (S, A)."""
+    first, uniform = jax.random.split(key)
+    policy, start = jnp.asarray(policy), jnp.asarray(start)
+    state = _draw(jnp.cumsum(start)[None], jax.random.uniform(first, (num_samples,), start.dtype))
+    terminal, rows = jnp.asarray(form.terminal), None if form.rows is None else jnp.asarray(form.rows)
+
+    def step(state, u):
+        action = _draw(jnp.cumsum(policy[state], axis=1), u[0])
+        at = (state, action) if rows is None else (rows[state, action],)
+        slot = _draw(jnp.cumsum(jnp.asarray(form.probabilities)[at], axis=1), u[1])
+        following = slot if form.successors is None else jnp.asarray(form.successors)[(*at, slot)]
+        if form.outcome_rewards is None:
+            reward = jnp.asarray(form.rewards)[state, action]
+        else:
+            reward = jnp.asarray(form.outcome_rewards)[state, action, slot]
+        over = terminal[state]
+        following = jnp.where(over, state, following)
+        return following, (following, jnp.where(over, -1, action), jnp.where(over, 0, reward))
+
+    draws = jax.random.uniform(uniform, (length, 2, num_samples), jnp.asarray(form.probabilities).dtype)
+    _, (states, actions, rewards) = jax.lax.scan(step, state, draws)
+    return jnp.concatenate([state[None], states]), actions, rewards
+
+
+def _draw(cumulative, u):
+    """An index for each row of cumulative weights, which need not end at one."""
+    found = (cumulative <= (u * cumulative[:, -1])[:, None]).sum(axis=1, dtype=jnp.int32)
+    return jnp.minimum(found, cumulative.shape[1] - 1)
+
+
+# Learning
+
+
+def as_steps(data, mdp) -> tuple[np.ndarray, ...]:
+    """Steps (state, action, reward, next state) as four arrays of equal length.
+
+    Args:
+        data: `Trajectories`, or lists of such steps in names: one list, or one for each walk.
+        mdp: whose names they are.
+    """
+    if isinstance(data, Trajectories):
+        actions = np.asarray(data.actions)
+        taken, states = actions >= 0, np.asarray(data.states)
+        return states[:, :-1][taken], actions[taken], np.asarray(data.rewards, float)[taken], states[:, 1:][taken]
+    steps = [step for part in data for step in part] if data and isinstance(data[0], list) else list(data)
+    if not steps:
+        raise ValueError("there are no steps to learn from")
+    found = []
+    for n, step in enumerate(steps):
+        try:
+            state, action, reward, following = step
+        except (TypeError, ValueError):
+            raise ValueError(f"step {n} is {step!r}; wanted (state, action, reward, next state)") from None
+        if not np.isfinite(reward):
+            raise ValueError(f"step {n} has reward {reward!r}")
+        found.append(
+            (
+                state_index(state, mdp.state_names, mdp.num_states),
+                state_index(action, mdp.action_names, mdp.num_actions, "action"),
+                float(reward),
+                state_index(following, mdp.state_names, mdp.num_states),
+            )
+        )
+    s, a, r, t = zip(*found, strict=True)
+    return np.array(s), np.array(a), np.array(r), np.array(t)
+
+
+def structure(steps: Sequence) -> dict[str, Any]:
+    """Arguments of a process that allows exactly what occurs in steps of names, all of it equally probable."""
+    listed = [step for part in steps for step in part] if steps and isinstance(steps[0], list) else list(steps)
+    places: dict[Hashable, int] = {}
+    columns: dict[Hashable, int] = {}
+    seen: dict[tuple[int, int], dict[int, None]] = {}
+    for n, step in enumerate(listed):
+        if not isinstance(step, Sequence) or len(step) != 4:
+            raise ValueError(f"step {n} is {step!r}; wanted (state, action, reward, next state)")
+        state, action, _, following = step
+        at = places.setdefault(state, len(places)), columns.setdefault(action, len(columns))
+        seen.setdefault(at, {}).setdefault(places.setdefault(following, len(places)))
+    if not seen:
+        raise ValueError("there are no steps to learn from")
+    shape = (len(places), len(columns))
+    width = max(map(len, seen.values()))
+    probs, successors = np.zeros((*shape, width)), np.zeros((*shape, width), np.int32)
+    for at, found in seen.items():
+        probs[at][: len(found)] = 1 / len(found)
+        successors[at][: len(found)] = list(found)
+    mask = probs.any(axis=-1)
+    return {
+        "probabilities": probs,
+        "rewards": np.zeros(shape),
+        "successors": successors,
+        "mask": mask,
+        "terminal": ~mask.any(axis=1),
+        "states": tuple(places),
+        "actions": tuple(columns),
+    }
+
+
+def counts(form: Transitions, steps, names) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """How often each outcome of the structure occurs, (S, A, b); how often (s, a) does, and its mean reward, (S, A).
+
+    Raises:
+        ValueError: a step that the structure does not have.
+    """
+    s, a, r, following = steps
+    probs = np.asarray(form.probabilities)
+    number = np.zeros(probs.shape)
+    if form.successors is None:
+        slot, known = following, probs[s, a, following] > 0
+    else:
+        match = (np.asarray(form.successors)[s, a] == following[:, None]) & (probs[s, a] > 0)
+        slot, known = match.argmax(axis=1), match.any(axis=1)
+    known &= np.asarray(form.mask)[s, a]
+    if not known.all():
+        n = int(np.argmin(known))
+        raise ValueError(
+            f"step {n} goes from {names[0][s[n]]!r} under {names[1][a[n]]!r} to {names[0][following[n]]!r}, which the "
+            "process does not allow"
+        )
+    np.add.at(number, (s, a, slot), 1)
+    visits, total = np.zeros(form.mask.shape), np.zeros(form.mask.shape)
+    np.add.at(visits, (s, a), 1)
+    np.add.at(total, (s, a), r)
+    mean = np.where(visits > 0, total / np.maximum(visits, 1), np.asarray(form.rewards))
+    return number, visits, mean
+
+
+def fit(mdp, data, smoothing: float) -> Fit:
+    """Learn probabilities and rewards: see `MDP.fit`."""
+    if not smoothing >= 0:
+        raise ValueError(f"smoothing is {smoothing}; it must not be negative")
+    form = mdp.transitions.spread_out()
+    number, visits, mean = counts(form, as_steps(data, mdp), (mdp.states, mdp.actions))
+    possible = np.asarray(form.probabilities) > 0
+    weight = number + smoothing * possible
+    total = weight.sum(axis=-1, keepdims=True)
+    probs = np.where(total > 0, weight / np.where(total > 0, total, 1), np.asarray(form.probabilities))
+    seen = visits > 0
+    terms = number[number > 0] * np.log(probs[number > 0])
+    unvisited = np.asarray(form.mask) & ~seen
+    model = mdp.replace(probabilities=probs, rewards=mean)
+    log_prob = float(terms.sum())
+    return Fit(
+        model=model,
+        status=Status.DEGENERATE if unvisited.any() and smoothing == 0 else Status.CONVERGED,
+        iterations=1,
+        log_prob=log_prob,
+        history=np.array([log_prob]),
+        restart_objectives=np.array([log_prob]),
+        degenerate=unvisited,
+        num_parameters=int((possible.sum(axis=-1) - 1)[np.asarray(form.mask)].sum()),
+        num_observations=int(visits.sum()),
+    )
+
+
+def draws(mdp, key, data, num_draws: int, prior: float):
+    """Draws of the process from its Dirichlet posterior: see `MDP.posterior`."""
+    if not prior > 0:
+        raise ValueError(f"prior is {prior}; a Dirichlet posterior needs a positive pseudo-count")
+    if num_draws < 1:
+        raise ValueError(f"num_draws is {num_draws}; wanted at least one")
+    from .emissions.base import generator
+
+    form = mdp.transitions.spread_out()
+    number, _, mean = counts(form, as_steps(data, mdp), (mdp.states, mdp.actions))
+    possible = np.asarray(form.probabilities) > 0
+    gamma = generator(key).standard_gamma(np.where(possible, number + prior, 1.0), (num_draws, *number.shape))
+    gamma = np.where(possible, gamma, 0)
+    total = gamma.sum(axis=-1, keepdims=True)
+    probs = np.where(total > 0, gamma / np.where(total > 0, total, 1), np.asarray(form.probabilities))
+    model = mdp.replace(probabilities=np.asarray(form.probabilities), rewards=mean)
+    many = jax.tree.map(lambda leaf: np.broadcast_to(leaf, (num_draws, *np.shape(leaf))), model)
+    return eqx.tree_at(lambda m: m.transitions.probabilities, many, probs)
