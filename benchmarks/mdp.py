@@ -100,12 +100,7 @@ def problem(options, name) -> str:
         if name == "inventory500"
         else "Models are built beforehand."
     )
-    return (
-        f"Warm, float64, to 1e-6. {counted} Error: of the first value and of the mean, against what is known. "
-        "Error bound: what one more backup in float64 cannot rule out for any state. Building and peak memory (resident, "
-        "what came after the import, the data included): of one build and one solve in a process of its own; the data are "
-        "the padded or dense arrays.\n\n" + markdown(rows)
-    )
+    return f"Warm, float64, to an error of 1e-6. {counted}\n\n" + markdown(rows)
 
 
 def _row(options, name, library, side, ours):

@@ -65,7 +65,7 @@ def judge(name: str, bellman: mdp_reference.Bellman, answer: mdp_rivals.Answer) 
     if known := mdp_data.KNOWN.get(name):
         found["error"] = max(abs(values[0] - known.first), abs(values.mean() - known.mean))
     if answer.lower is not None:
-        found["gap"] = float((answer.upper - answer.lower).max())
+        found["gap"] = float((answer.upper - answer.lower).max() / 2)
         found["contained"] = known is None or bool(answer.lower[0] - 1e-9 <= known.first <= answer.upper[0] + 1e-9)
     return found
 

@@ -2,7 +2,8 @@
 
 A function here takes a `Problem` and returns a call without arguments, whose answer is an `Answer`. Everything that can be
 made beforehand is: models, sparse matrices, nested lists. Both start each call from nothing; mdpsolver would go on from
-where it ended, so it is given the values and the policy to begin with. Both are asked for an error of 1e-6 in float64.
+where it ended, so it is given the values and the policy to begin with. All are asked for an error of 1e-6 in float64;
+QuantEcon's epsilon is twice the error that it leaves.
 """
 
 from collections.abc import Callable
@@ -11,7 +12,7 @@ from typing import NamedTuple
 import mdp_data
 import numpy as np
 
-EPSILON = 1e-6
+ERROR = 1e-6
 
 
 class Answer(NamedTuple):
@@ -42,7 +43,7 @@ def quantecon(method: str):
 
         def call():
             # its policy iteration never ends on ties: the cap is what stops it
-            found = model.solve(method=method, epsilon=EPSILON, max_iter=250 if method == "pi" else 100_000)
+            found = model.solve(method=method, epsilon=2 * ERROR, max_iter=250 if method == "pi" else 100_000)
             return Answer(found.v, found.num_iter)
 
         return call
@@ -59,9 +60,7 @@ def mdpsolver(parallel: bool):
         values, policy = [0.0] * len(problem.rewards), [0] * len(problem.rewards)
 
         def call():
-            model.solve(
-                algorithm="mpi", tolerance=EPSILON, parallel=parallel, initValueVector=values, initPolicy=policy
-            )
+            model.solve(algorithm="mpi", tolerance=ERROR, parallel=parallel, initValueVector=values, initPolicy=policy)
             return Answer(np.array(model.getValueVector()))
 
         return call
@@ -82,4 +81,4 @@ IMPORTS = {"quantecon": "quantecon", "mdpsolver": "mdpsolver"}
 def variants(problems: list[mdp_data.Problem]) -> Callable[[], list[np.ndarray]]:
     """QuantEcon on one process after the other."""
     models = [quantecon_model(problem) for problem in problems]
-    return lambda: [model.solve(method="mpi", epsilon=EPSILON).v for model in models]
+    return lambda: [model.solve(method="mpi", epsilon=2 * ERROR).v for model in models]
