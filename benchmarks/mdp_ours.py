@@ -32,3 +32,25 @@ def build_and_solve(problem: mdp_data.Problem) -> Call:
 def _answer(solution) -> Answer:
     values, lower, upper = (np.asarray(x) for x in (solution.values, solution.lower, solution.upper))
     return Answer(values, int(solution.iterations), lower, upper)
+
+
+def variants(problems: list[mdp_data.Problem]):
+    """All of them in one compiled call, in float64."""
+    import jax
+    import jax.numpy as jnp
+
+    first = model(problems[0])
+    with jax.enable_x64(True):
+        probs = jnp.asarray(np.stack([problem.probabilities for problem in problems]))
+        rewards = jnp.asarray(np.stack([problem.rewards for problem in problems]))
+
+    @jax.jit
+    @jax.vmap
+    def solve_all(probs, rewards):
+        return first.replace(probabilities=probs, rewards=rewards).solve().values
+
+    def call():
+        with jax.enable_x64(True):
+            return np.asarray(solve_all(probs, rewards))
+
+    return call

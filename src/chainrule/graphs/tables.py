@@ -29,6 +29,7 @@ class TableArrays(NamedTuple):
         rewards: of each outcome, shape (S, A, b); zero where there is none.
         mask: True where an action is feasible, shape (S, A).
         terminal: True where the process has ended, shape (S,).
+        initial: probability of starting in each state, shape (S,), or None where that was not said.
         states, actions: the labels.
     """
 
@@ -37,6 +38,7 @@ class TableArrays(NamedTuple):
     rewards: Float[np.ndarray, "state action next"]
     mask: Bool[np.ndarray, "state action"]
     terminal: Bool[np.ndarray, " state"]
+    initial: Float[np.ndarray, " state"] | None
     states: tuple[Hashable, ...]
     actions: tuple[Hashable, ...]
 
@@ -94,7 +96,8 @@ def read_table(
         for action, listed in row.items()
         if (found := _outcomes(listed, places, f"state {state!r}, action {action!r}"))
     }
-    terminal = _terminal(outcomes, len(rows), _check_initial(initial, len(rows)))
+    start = _check_initial(initial, len(rows))
+    terminal = _terminal(outcomes, len(rows), start)
     outcomes = {pair: row for pair, row in outcomes.items() if not terminal[pair[0]]}
     if not outcomes:
         raise ValueError("no state has a feasible action; there is nothing to decide")
@@ -103,7 +106,8 @@ def read_table(
         if end in names:
             raise ValueError(f"there is a state {end!r} already; give the state after the end another name with end=…")
         names, terminal = (*names, end), np.append(terminal, True)
-    return _arrays(outcomes, terminal, names, _labels("action", actions, columns))
+        start = None if start is None else np.append(start, 0.0)
+    return _arrays(outcomes, terminal, start, names, _labels("action", actions, columns))
 
 
 def _entries(level, what: str) -> dict:
@@ -180,7 +184,7 @@ def _labels(kind: str, given, known) -> tuple[Hashable, ...]:
     return labels
 
 
-def _arrays(outcomes, terminal, states, actions) -> TableArrays:
+def _arrays(outcomes, terminal, initial, states, actions) -> TableArrays:
     """Pad the outcomes, those with the same next state and reward added up."""
     after = len(states) - 1
     merged = {}
@@ -198,4 +202,4 @@ def _arrays(outcomes, terminal, states, actions) -> TableArrays:
         successors[pair][: len(row)], rewards[pair][: len(row)] = targets, paid
         probs[pair][: len(row)] = list(row.values())
         mask[pair] = True
-    return TableArrays(successors, probs, rewards, mask, terminal, states, actions)
+    return TableArrays(successors, probs, rewards, mask, terminal, initial, states, actions)

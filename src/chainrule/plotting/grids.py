@@ -28,7 +28,11 @@ _BY_NAME = {name: step for step, names in _STEPS.items() for name in names}
 
 
 def values_on_grid(
-    values: Float[ArrayLike, "row column"], ax: Axes | None = None, *, numbers: bool | None = None
+    values: Float[ArrayLike, "row column"],
+    ax: Axes | None = None,
+    *,
+    numbers: bool | None = None,
+    label: str = "value",
 ) -> Axes:
     """Draw the values of a grid world's cells as a heat map.
 
@@ -36,6 +40,7 @@ def values_on_grid(
         values: one number for each cell, shape (rows, columns); NaN is a wall.
         ax: where to draw.
         numbers: also write each value into its cell; None writes them where at most 150 cells are drawn.
+        label: what the values are, for the colour bar.
 
     Raises:
         ValueError: values that are not a matrix, infinite, or all NaN.
@@ -58,7 +63,7 @@ def values_on_grid(
         for (row, column), value in np.ndenumerate(cells):
             if np.isfinite(value):  # at the foot of the cell, so that arrows have room above it
                 ax.text(column, row + 0.47, f"{value:.3g}", ha="center", va="bottom", fontsize=7, color=INK)
-    bar = ax.figure.colorbar(image, ax=ax, label="value", pad=0.02, fraction=0.046)
+    bar = ax.figure.colorbar(image, ax=ax, label=label, pad=0.02, fraction=0.046)
     bar.outline.set_visible(False)
     return ax
 
