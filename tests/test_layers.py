@@ -29,7 +29,7 @@ ABOVE_MODELS = {"bayes", "rl", "plotting", "io", "evaluation"}
 ONLY_IN = {
     "numpyro": lambda module: layer(module) == "bayes",
     "gymnasium": lambda module: module == "chainrule.rl.environments",
-    "matplotlib": lambda module: module == "chainrule.plotting",
+    "matplotlib": lambda module: layer(module) == "plotting",
     "networkx": lambda module: layer(module) not in {"forms", "inference"},
 }
 

@@ -1,5 +1,6 @@
 """The oracles agree with each other, and with a published example worked by hand."""
 
+import mdp_oracles
 import numpy as np
 import oracles
 import pytest
@@ -43,3 +44,24 @@ def test_umbrella_world():
         np.log([0.5, 0.5]), np.log([[0.7, 0.3], [0.3, 0.7]]), np.log([[0.9, 0.2], [0.9, 0.2]])
     )
     np.testing.assert_allclose(answer.marginals[:, 0], [0.883, 0.883], atol=1e-3)
+
+
+def test_decision_processes_match_enumeration():
+    rng = np.random.default_rng(0)
+    for _ in range(10):
+        probs, rewards = rng.dirichlet(np.ones(4), size=(4, 3)), rng.normal(size=(4, 3))
+        mask = rng.uniform(size=(4, 3)) < 0.7
+        mask[0, 0] = True
+        truth = mdp_oracles.best_by_enumeration(probs, rewards, 0.9, mask)
+        np.testing.assert_allclose(mdp_oracles.value_iteration(probs, rewards, 0.9, mask), truth, atol=1e-10)
+        longest = mdp_oracles.finite_horizon(probs, rewards, 0.9, 300, mask=mask)[-1]
+        np.testing.assert_allclose(longest, truth, atol=1e-10)
+        np.testing.assert_allclose(truth[~mask.any(axis=1)], 0)
+
+
+def test_a_process_from_the_literature():
+    # Puterman (2005), §3.1, pp. 33–35, at discount 0.95
+    successors, rewards = [[[0, 1], [1, 1]], [[1, 1], [1, 1]]], np.array([[5.0, 10.0], [-1.0, 0.0]])
+    probs = mdp_oracles.dense([[[0.5, 0.5], [1.0, 0.0]], [[1.0, 0.0], [1.0, 0.0]]], successors)
+    values = mdp_oracles.value_iteration(probs, rewards, 0.95, [[True, True], [True, False]])
+    np.testing.assert_allclose(values, [-60 / 7, -20], atol=1e-10)

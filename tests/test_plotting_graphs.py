@@ -147,3 +147,62 @@ def test_bad_arrays_are_named(draw, message):
     with pytest.raises(ValueError, match=message):
         draw()
     assert not plt.get_fignums()
+
+
+# Grid worlds
+
+
+def test_values_on_grid_leave_walls_empty():
+    _, ax = plt.subplots()
+    values = np.array([[0.5, np.nan, -2.0], [1.0, 0.25, 4.0]])
+    assert cr.plotting.values_on_grid(values, ax) is ax
+    drawn = ax.images[0].get_array()
+    np.testing.assert_array_equal(drawn.mask, np.isnan(values))
+    np.testing.assert_array_equal(drawn.compressed(), values[~np.isnan(values)])
+    assert texts(ax) == ["0.5", "-2", "1", "0.25", "4"]
+    assert ax.yaxis_inverted()  # row 0 is on top
+    assert texts(cr.plotting.values_on_grid(values, numbers=False)) == []
+    assert texts(cr.plotting.values_on_grid(np.zeros((20, 20)))) == []
+
+
+def test_policy_arrows_point_where_the_action_goes():
+    names = ["UP", "east", "s", "left", "stay"]
+    ax = cr.plotting.policy_on_grid([[0, 1, 2], [3, 4, -1]], names)
+    arrows = ax.collections[0]
+    along, down = arrows.U / np.abs(arrows.U + arrows.V), arrows.V / np.abs(arrows.U + arrows.V)
+    np.testing.assert_allclose(np.stack([down, along], axis=1), [[-1, 0], [0, 1], [1, 0], [0, -1]], atol=1e-12)
+    middles = arrows.XY + np.stack([arrows.U, arrows.V], axis=1) / 2
+    np.testing.assert_allclose(middles, [[0, 0], [1, 0], [2, 0], [0, 1]], atol=1e-12)
+    (dot,) = ax.lines
+    assert (dot.get_xdata().tolist(), dot.get_ydata().tolist()) == ([1], [1])
+    assert ax.yaxis_inverted()
+
+
+def test_ties_are_all_drawn_and_steps_may_be_numbers():
+    best = np.zeros((2, 2, 3), bool)
+    best[0, 0] = [True, True, False]
+    best[1, 1] = [False, False, True]
+    ax = cr.plotting.values_on_grid(np.eye(2))
+    assert cr.plotting.policy_on_grid(best, [(0, 1), (1, 0), (-1, -1)], ax) is ax
+    arrows = ax.collections[-1]
+    assert arrows.N == 3
+    np.testing.assert_allclose(np.sign(np.round(np.stack([arrows.V, arrows.U], 1), 9)), [[0, 1], [1, 0], [-1, -1]])
+
+
+@pytest.mark.parametrize(
+    ("draw", "message"),
+    [
+        (lambda: cr.plotting.values_on_grid([1.0, 2.0]), r"\(rows, columns\), got \(2,\)"),
+        (lambda: cr.plotting.values_on_grid([[np.inf, 2.0]]), "must be finite, or NaN"),
+        (lambda: cr.plotting.values_on_grid([[np.nan]]), "not all of them walls"),
+        (lambda: cr.plotting.policy_on_grid([[0]], ["jump"]), "'jump' is no direction"),
+        (lambda: cr.plotting.policy_on_grid([[0]], [3]), "3 is no direction"),
+        (lambda: cr.plotting.policy_on_grid([[1]], ["up"]), "has action 1; there are 1"),
+        (lambda: cr.plotting.policy_on_grid([[0.0]], ["up"]), "of float64"),
+        (lambda: cr.plotting.policy_on_grid(np.ones((1, 1, 2), bool), ["up"]), r"\(rows, columns, 1\), got"),
+    ],
+)
+def test_bad_grids_are_named(draw, message):
+    with pytest.raises(ValueError, match=message):
+        draw()
+    assert not plt.get_fignums()

@@ -6,6 +6,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 ROOT = Path(__file__).parents[1]
@@ -14,7 +15,8 @@ NUMBER = r"[-+]?\d+(?:\.\d+)?(?:e[-+]?\d+)?"
 
 
 def test_there_are_tutorials():
-    assert {"quickstart.py", "hidden_markov_models.py", "linear_chain_crf.py"} <= {path.name for path in TUTORIALS}
+    subjects = ("quickstart", "hidden_markov_models", "linear_chain_crf", "markov_decision_processes")
+    assert {f"{subject}.py" for subject in subjects} <= {path.name for path in TUTORIALS}
 
 
 @pytest.mark.parametrize("path", TUTORIALS, ids=lambda path: path.stem)
@@ -147,3 +149,48 @@ def test_the_story_of_conditional_random_fields_is_true(tmp_path):
 
     figures = ("doubts", "attributes", "transitions", "taggers", "phrases")
     assert {path.name for path in tmp_path.glob("*.png")} == {f"crf_{name}.png" for name in figures}
+
+
+@pytest.mark.slow
+def test_the_story_of_decision_processes_is_true(tmp_path):
+    said = run_quickly("markov_decision_processes.py", tmp_path)
+
+    # by hand: v(new) = 10 + 0.9 (0.7 v(new) + 0.3 v(worn)), v(worn) = -5 + 0.9 (0.75 v(new) + 0.25 v(worn))
+    new, worn = np.linalg.solve([[1 - 0.63, -0.27], [-0.675, 1 - 0.225]], [10, -5])
+    assert numbers(said, "^ +new: worth") == pytest.approx([new], abs=5e-3)
+    assert numbers(said, "^ +worn: worth") == pytest.approx([worn], abs=5e-3)
+    assert numbers(said, "^ +broken: worth") == pytest.approx([-40 + 0.9 * new], abs=5e-3)
+    assert re.search("^from discount 0.500: new → sell, worn → sell, broken → sell$", said, flags=re.MULTILINE)
+    assert re.search("^from discount 0.9.*: new → run, worn → service, broken → replace$", said, flags=re.MULTILINE)
+
+    _, change, error = numbers(said, "last change")
+    _, gap = numbers(said, "lower and upper within")
+    assert "the truth is between: True" in said
+    assert gap < 1e-4 < change < error
+    plain, modified = (numbers(said, f"^{name}")[0] for name in ("ValueIteration", "ModifiedPolicyIteration"))
+    assert modified < plain
+
+    assert "slippery: the start is worth 0.5420; there one goes LEFT" in said
+    assert "not slippery: the start is worth 0.9510" in said
+    _, mean, doubt = numbers(said, "episodes in Gymnasium")
+    assert abs(mean - 0.5420) < 4 * doubt
+
+    dry, slippery = (numbers(said, f"^slip {slip}:")[3] for slip in (0.0, 0.3))
+    assert slippery < dry < 0
+    tied, places = numbers(said, "places have several optimal actions")[:2]
+    assert 0 < tied < places
+    checked = [numbers(line, "gradient") for line in said.splitlines() if "by finite differences" in line]
+    assert len(checked) == 3
+    for *_, exact, difference in checked:
+        assert exact == pytest.approx(difference, rel=1e-4)
+
+    assert "distinct rows kept: 201" in said
+    assert numbers(said, "^the best policy: at") == [15, 84, 1460.91]  # as of inventories of any larger size
+    assert re.search("^for all .* the policy has that form: True$", said, flags=re.MULTILINE)
+    few, many = (numbers(said, rf"^ *{trials} trials")[1:3] for trials in (4, 200))
+    truth = numbers(said, "^truth: ")[0]
+    assert many[0] < truth < many[1]
+    assert many[1] - many[0] < few[1] - few[0]
+
+    figures = ("machine", "certificate", "frozen_lake", "map", "ties", "gradient", "inventory", "posterior")
+    assert {path.name for path in tmp_path.glob("*.png")} == {f"mdp_{name}.png" for name in figures}

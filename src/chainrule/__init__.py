@@ -10,6 +10,7 @@ inference engines run on those forms. The packages follow that sentence downward
 - `models`: what a user builds, fits, queries and samples;
 - `neural`: networks as Equinox modules, which models take as callables;
 - `bayes`: posteriors over models and networks, by NumPyro;
+- `rl`: decision processes from Gymnasium's environments;
 - `plotting`: pictures, by matplotlib;
 - `evaluation`: how good predicted labels are.
 
@@ -61,13 +62,25 @@ _HOME = {
     "load": "io",
     "save": "io",
 }
-_MODULES = ("bayes", "evaluation", "forms", "graphs", "inference", "io", "learning", "models", "neural", "plotting")
+_MODULES = (
+    "bayes",
+    "evaluation",
+    "forms",
+    "graphs",
+    "inference",
+    "io",
+    "learning",
+    "models",
+    "neural",
+    "plotting",
+    "rl",
+)
 _ALIASES = {"emissions": "models.emissions", "features": "models.features"}
 
 __all__ = sorted([*_HOME, *_MODULES, *_ALIASES])  # noqa: PLE0605
 
 if TYPE_CHECKING:
-    from . import bayes, evaluation, forms, graphs, inference, io, learning, models, neural, plotting
+    from . import bayes, evaluation, forms, graphs, inference, io, learning, models, neural, plotting, rl
     from .forms.chain import Chain
     from .forms.sequences import Sequences
     from .forms.transitions import Transitions

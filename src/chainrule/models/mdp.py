@@ -5,7 +5,7 @@
 Reference: Puterman (1994), "Markov Decision Processes".
 """
 
-from collections.abc import Hashable, Iterable, Sequence
+from collections.abc import Hashable, Iterable, Mapping, Sequence
 from typing import Any
 
 import equinox as eqx
@@ -18,6 +18,7 @@ from jaxtyping import Array, Float, Key
 from ..forms.chain import is_concrete
 from ..forms.transitions import Transitions
 from ..graphs.labels import first_duplicate
+from ..graphs.tables import read_table
 from ..graphs.transition_graph import TransitionGraph
 from ..inference.planning.process import Process
 from ..learning import progress as bars
@@ -138,6 +139,32 @@ class MDP(eqx.Module):
         Rows are padded to the longest. A state all of whose rows are empty is terminal.
         """
         return cls(**(sources.from_sparse(matrices, rewards, num_actions) | options), discount=discount)
+
+    @classmethod
+    def from_table(
+        cls,
+        table: Mapping | Sequence,
+        *,
+        discount: float = 1.0,
+        states: Iterable[Hashable] | None = None,
+        actions: Iterable[Hashable] | None = None,
+        initial=None,
+        end: Hashable = "done",
+    ) -> "MDP":
+        """From nested lists or mappings, `table[s][a] = [(probability, next state, reward, done), …]`.
+
+        An outcome with `done` is worth its reward and nothing after it; where states do not tell that by themselves, a
+        terminal state `end` is appended. See `chainrule.graphs.tables.read_table` for all arguments and what is checked,
+        and `chainrule.rl.from_gymnasium` for environments that hold such a table.
+
+        Example:
+            >>> import chainrule as cr
+            >>> dice = [{"roll": [(5 / 6, 0, 3.5, False), (1 / 6, 0, 0.0, True)], "stop": [(1.0, 0, 10.0, True)]}]
+            >>> cr.MDP.from_table(dice, discount=0.99).solve().policy[0]
+            'roll'
+        """
+        arrays = read_table(table, states=states, actions=actions, initial=initial, end=end)
+        return cls(**arrays._asdict(), discount=discount)
 
     @classmethod
     def from_function(
