@@ -59,14 +59,16 @@ def pair(name: str, rival: str, pairs: int, alone: bool = False) -> dict:
 
 
 def judge(name: str, bellman: mdp_reference.Bellman, answer: mdp_rivals.Answer) -> dict:
-    """The error that one more backup in float64 cannot rule out, the error where the truth is known, the stated gap."""
+    """The error that backups in float64 cannot rule out, the error where the truth is known, the stated gap."""
     values = np.asarray(answer.values, np.float64)
     found = {"steps": answer.steps, "bound": bellman.error_bound(values)}
     if known := mdp_data.KNOWN.get(name):
         found["error"] = max(abs(values[0] - known.first), abs(values.mean() - known.mean))
     if answer.lower is not None:
         found["gap"] = float((answer.upper - answer.lower).max() / 2)
-        found["contained"] = known is None or bool(answer.lower[0] - 1e-9 <= known.first <= answer.upper[0] + 1e-9)
+        found["contained"] = known is None or bool(
+            answer.lower[0] - known.within <= known.first <= answer.upper[0] + known.within
+        )
     return found
 
 
