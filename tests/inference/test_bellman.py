@@ -1,5 +1,7 @@
 """The Bellman engine under jit, vmap and grad: the host's answers, certified in its own precision."""
 
+import itertools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -162,3 +164,62 @@ def test_sharded_over_devices():
     spread = jax.device_put(rewards, jax.NamedSharding(mesh, jax.P("case")))
     solve = jax.jit(jax.vmap(lambda r: mdp.replace(rewards=r).solve(tolerance=1e-2).values))
     np.testing.assert_allclose(solve(spread), solve(rewards), atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("layout", "varies"),
+    [
+        *itertools.product(["padded", "wide", "dense", "rows"], ["probabilities"]),
+        ("padded", "mask"),
+        ("dense", "terminal"),
+        ("padded", "successors"),
+    ],
+)
+def test_processes_side_by_side(layout, varies):
+    """What differs between the processes may be anything; each gets the answer that it gets alone."""
+    rng = np.random.default_rng(5)
+    processes = []
+    for _ in range(3):
+        process = a_process() | ({} if layout != "wide" else _wide(rng))
+        shape = process["probabilities"].shape
+        if varies == "probabilities":
+            process["probabilities"] = rng.dirichlet(np.ones(shape[-1]), shape[:2])
+        elif varies == "mask":
+            process["mask"] = process["mask"] | (rng.random(shape[:2]) < 0.5)
+        elif varies == "terminal":
+            process["terminal"] = rng.random(12) < 0.3
+        else:
+            process["successors"] = rng.integers(0, 12, shape)
+        processes.append(dense(process) if layout == "dense" else process)
+    models = [cr.MDP(**process) for process in processes]
+    if layout == "rows":
+        rows = np.arange(36).reshape(12, 3)
+        flat = [{name: p[name].reshape(36, -1) for name in ("probabilities", "successors")} for p in processes]
+        models = [cr.MDP(**process | f, rows=rows) for process, f in zip(processes, flat, strict=True)]
+    axes = jax.tree.map(lambda *leaves: 0 if any((leaf != leaves[0]).any() for leaf in leaves) else None, *models)
+    many = jax.tree.map(
+        lambda *leaves: np.stack(leaves) if any((x != leaves[0]).any() for x in leaves) else leaves[0], *models
+    )
+    found = jax.vmap(lambda m: m.solve(tolerance=1e-3), in_axes=(axes,))(many)
+    for n, process in enumerate(processes):
+        wanted = cr.MDP(**process).solve(tolerance=1e-9).values
+        assert (found.lower[n] <= wanted).all()
+        assert (wanted <= found.upper[n]).all()
+        assert found.gap[n] <= 1e-3
+
+
+def _wide(rng):
+    return {"probabilities": rng.dirichlet(np.ones(20), (12, 3)), "successors": rng.integers(0, 12, (12, 3, 20))}
+
+
+def test_gradients_of_a_batch():
+    mdp = cr.MDP(**a_process())
+    rewards = np.random.default_rng(0).normal(size=(3, 12, 3)).astype(np.float32)
+
+    def worth(r):
+        return mdp.replace(rewards=r).solve(tolerance=1e-3).values.sum()
+
+    inside, outside = jax.vmap(jax.grad(worth))(rewards), jax.grad(lambda r: jax.vmap(worth)(r).sum())(rewards)
+    np.testing.assert_allclose(inside, outside, atol=1e-4)
+    for n in range(3):
+        np.testing.assert_allclose(inside[n], jax.grad(worth)(rewards[n]), atol=1e-3)
