@@ -273,3 +273,18 @@ def test_policies_read_by_name():
 def test_progress_is_told(capsys):
     cr.MDP.from_graph(machine(), discount=0.9).solve(progress=True)
     assert "solving [" in capsys.readouterr().err
+
+
+def test_draws_of_a_process_with_shared_rows_have_rows_of_their_own():
+    # eight pairs share two distributions, so the process keeps each once; what is learned about one pair is its own
+    probs = np.zeros((4, 2, 4))
+    probs[:, 0], probs[:, 1] = [0.5, 0.5, 0, 0], [0, 0, 0.5, 0.5]
+    mdp = cr.MDP(probs, np.arange(8.0).reshape(4, 2), discount=0.9)
+    assert mdp.transitions.rows is not None
+    draws = mdp.posterior(jax.random.key(0), [(0, 0, 0.0, 1)] * 50, num_draws=40)
+    found = np.asarray(draws.transitions.probabilities)
+    assert draws.transitions.successors is None
+    assert found.shape == (40, 4, 2, 4)
+    assert jax.vmap(lambda m: m.solve().values)(draws).shape == (40, 4)
+    assert found[:, 0, 0, 1].mean() > 0.9
+    assert abs(found[:, 1, 0, 1].mean() - 0.5) < 0.25  # five standard deviations of a mean of 40 uniform numbers
