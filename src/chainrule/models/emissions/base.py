@@ -139,12 +139,14 @@ class AbstractFamily(AbstractEmission):
     @property
     def num_states(self) -> int | None:
         """K, or None for a family."""
-        return None if self.location is None else self.location.shape[0]
+        location = self.location
+        return None if location is None else location.shape[0]
 
     @property
     def event_shape(self) -> tuple[int, ...] | None:
         """Shape of one observation; None for a family."""
-        return None if self.location is None else self.location.shape[1:]
+        location = self.location
+        return None if location is None else location.shape[1:]
 
     @property
     def mean(self) -> Float[Array, "state *event"]:
