@@ -15,10 +15,10 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import jaxlib
 from jax import lax
 from jax.custom_batching import custom_vmap
 from jax.experimental.xla_metadata import set_xla_metadata
+from jaxlib.version import __version__ as version
 
 TRIED = ((0, 10),)  # versions of jaxlib whose compiler is known to take the attribute as described
 
@@ -26,7 +26,7 @@ TRIED = ((0, 10),)  # versions of jaxlib whose compiler is known to take the att
 def native(function: Callable[..., Any]) -> Callable[..., Any]:
     """`function` of arrays, which gives arrays, as one function of machine code where it runs on a CPU."""
     inner = jax.jit(function)
-    if tuple(map(int, jaxlib.__version__.split(".")[:2])) not in TRIED:
+    if tuple(map(int, version.split(".")[:2])) not in TRIED:
         return inner
     # XLA aborts where a marked function leaves an argument alone, so one number of each is given back.
     touching = jax.jit(lambda *args: (function(*args), [jnp.ravel(leaf)[0] for leaf in jax.tree.leaves(args)]))
@@ -36,7 +36,8 @@ def native(function: Callable[..., Any]) -> Callable[..., Any]:
         if jax.default_backend() != "cpu":
             return inner(*args)
         args = lax.optimization_barrier(args)  # for the same reason, no constant may take an argument's place
-        return set_xla_metadata(touching(*args), xla_cpu_small_call="true", inlineable="false")[0]
+        result: Any = set_xla_metadata(touching(*args), xla_cpu_small_call="true", inlineable="false")
+        return result[0]
 
     @run.def_vmap
     def batched(axis_size, in_batched, *args):
