@@ -59,6 +59,12 @@ def test_a_batch_is_not_marked():
         np.testing.assert_allclose(found, walk(matrix, one, unused)[1], rtol=1e-6)
 
 
+def test_several_devices_are_left_alone(monkeypatch):
+    """What is marked cannot be partitioned."""
+    monkeypatch.setattr(jax, "device_count", lambda: 2)
+    assert MARK not in jax.jit(native.native(walk)).lower(*arguments(9)).as_text()
+
+
 def test_other_compilers_are_left_alone(monkeypatch):
     monkeypatch.setattr(native, "TRIED", ((0, 9),))
     assert MARK not in jax.jit(native.native(walk)).lower(*arguments(9)).as_text()

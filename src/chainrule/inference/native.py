@@ -3,7 +3,7 @@
 XLA's CPU backend dispatches each operation of a loop's body as a kernel of its own, at 0.1 to 1 µs a piece. It compiles a
 loop as one function only where the body touches less than 1 KB, and marks it for that with an attribute. `native` sets
 the same attribute on a call of our own choice, and keeps the call from being inlined before it gets there. On other
-devices, in batches, and with versions of XLA where this was not tried, the function runs as it would without.
+devices, or several, in batches, and with versions of XLA where this was not tried, the function runs as it would without.
 
 What is marked runs on one core. It must be made of elementwise operations, slices, loops, short sums, and products of a
 vector and a matrix: XLA refuses to compile (or aborts on) what it would hand to a library, or spread over cores.
@@ -33,7 +33,7 @@ def native(function: Callable[..., Any]) -> Callable[..., Any]:
 
     @custom_vmap
     def run(*args):
-        if jax.default_backend() != "cpu":
+        if jax.default_backend() != "cpu" or jax.device_count() > 1:
             return inner(*args)
         args = lax.optimization_barrier(args)  # for the same reason, no constant may take an argument's place
         result: Any = set_xla_metadata(touching(*args), xla_cpu_small_call="true", inlineable="false")

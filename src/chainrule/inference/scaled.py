@@ -114,7 +114,7 @@ _FORWARD = {floor: native(partial(_forward, floor)) for floor in (False, True)}
 
 
 def sweep(w: Weights) -> Sweep:
-    """Both directions, in whichever of three equal ways suits the shape."""
+    """Both directions, in whichever of two equal ways suits the shape."""
     one_row, states = w.likelihood.ndim == 2, w.likelihood.shape[1]
     if w.transition.ndim > 2 or (one_row and (states > SMALL or w.likelihood.dtype != jnp.float32)):
         return _sweep_apart(w)

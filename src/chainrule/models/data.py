@@ -7,7 +7,6 @@ traced answers.
 """
 
 from collections.abc import Callable
-from functools import update_wrapper
 from typing import Any, NamedTuple, TypeVar
 
 import jax
@@ -21,7 +20,7 @@ _F = TypeVar("_F", bound=Callable)
 
 
 def query(method: _F) -> _F:
-    """A method that is found in a thirtieth of the time: Equinox makes a module of each method that is looked up.
+    """A method that is found in a tenth of the time: Equinox makes a module of each method that is looked up.
 
     What is found is a pytree here as well, with the model as its only child.
     """
@@ -31,7 +30,7 @@ def query(method: _F) -> _F:
 class _Query:
     def __init__(self, method):
         self.method = method
-        update_wrapper(self, method)
+        self.__doc__ = method.__doc__
 
     def __get__(self, model, owner):
         return self.method if model is None else jax.tree_util.Partial(self.method, model)

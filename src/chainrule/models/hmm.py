@@ -13,7 +13,6 @@ from typing import Any, NamedTuple
 
 import equinox as eqx
 import jax
-import jax.numpy as jnp
 import networkx as nx
 import numpy as np
 from jaxtyping import Array, Float, Key
@@ -331,7 +330,7 @@ class HMM(eqx.Module):
             rows[1:] += 2 * np.diag(np.diag(rows[1:])) * self.num_states  # states that last are the better guess
             rows /= rows.sum(1, keepdims=True)
             starts.append(HMM(rows[0], rows[1:], emission, self.states))
-        return jax.tree.map(lambda *leaves: jnp.stack(leaves), *starts)
+        return jax.tree.map(lambda *leaves: np.stack(leaves), *starts)  # on the host: nothing to compile
 
     def free_parameters(self) -> int:
         """How many numbers may be chosen freely: structural zeros and last entries of rows are not."""
@@ -452,4 +451,4 @@ def _checked_prior(prior: HMMPrior, size: int) -> HMMPrior:
             raise ValueError(f"prior: {name} has shape {value.shape}; wanted a number or shape {shapes[name]}")
         if not (value >= least).all():
             raise ValueError(f"prior: {name} is {value.min():g}; a maximum exists only from {least} on")
-    return jax.tree.map(lambda leaf: jnp.asarray(leaf, float), prior)
+    return jax.tree.map(lambda leaf: np.asarray(leaf, float), prior)

@@ -168,6 +168,8 @@ def as_parameter(value) -> Any:
         not isinstance(value, np.ndarray | list | tuple | float | int) and not hasattr(value, "dtype")
     ):
         return value
+    if isinstance(value, np.ndarray):  # put on the device as it is: `jnp.asarray` compiles a program for each shape
+        return jax.device_put(value if jnp.issubdtype(value.dtype, jnp.inexact) else value.astype(float))
     array = jnp.asarray(value)
     return array if jnp.issubdtype(array.dtype, jnp.inexact) else array.astype(float)
 
