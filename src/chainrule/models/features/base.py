@@ -15,8 +15,7 @@ import jax
 import numpy as np
 from jaxtyping import Int
 
-from ...forms.chain import assemble
-from ...forms.sequences import Sequences, bucket
+from ...forms.sequences import Layout, Sequences, bucket
 from ..data import Prepared
 
 
@@ -56,9 +55,7 @@ class Batch(NamedTuple):
         values.T[mask.T], start[0] = tokens, True
         sizes = mask.sum(0).astype(np.int32)
         places = np.arange(len(sizes), dtype=np.int32)
-        layout = assemble(
-            Sequences, values=values, start=start, mask=mask, row=places, offset=0 * places, lengths=sizes
-        )
+        layout = Sequences(values, sizes, Layout(start, mask, places, 0 * places))
         return cls(sentences, layout, single)
 
     @property
