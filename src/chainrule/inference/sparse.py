@@ -125,8 +125,12 @@ def _summed(dense, columns, values):
 class SparseMap(eqx.Module):
     """Linear map θ ↦ M W(θ) for a sparse M and a dense matrix W whose entries are the parameters, or zero.
 
+    Rows of M that have much in common can share it: with M = R [I; B], the rows of B are sums of rows of W that are made
+    once for all rows of R that want them.
+
     Attributes:
-        matrix, transposed: M and Mᵀ.
+        matrix, transposed: M and Mᵀ, or R and Rᵀ.
+        bundles: B and Bᵀ, or None.
         parameter: which parameter stands at each entry of W, shape (column, label); as many as there are parameters
             where the entry is zero.
         entry: at which entry of W, read row by row, each parameter stands, shape (parameter,).
@@ -143,17 +147,22 @@ class SparseMap(eqx.Module):
 
     matrix: Gathers
     transposed: Gathers
+    bundles: tuple[Gathers, Gathers] | None
     parameter: Int[np.ndarray, "column label"]
     entry: Int[np.ndarray, " parameter"]
 
     @classmethod
-    def of(cls, matrix: Any, column, label, num_labels: int, dtype: Any = np.float32) -> "SparseMap":
-        """The map whose parameter p stands at (column[p], label[p])."""
+    def of(
+        cls, matrix: Any, column, label, num_labels: int, dtype: Any = np.float32, *, bundles: Any = None
+    ) -> "SparseMap":
+        """The map whose parameter p stands at (column[p], label[p]); with `bundles`, B, `matrix` is R."""
+        num_columns = matrix.shape[1] if bundles is None else bundles.shape[1]
         entry = column.astype(np.int64) * num_labels + label
-        parameter = np.full(matrix.shape[1] * num_labels, len(entry), np.int32)
+        parameter = np.full(num_columns * num_labels, len(entry), np.int32)
         parameter[entry] = np.arange(len(entry))
-        table, transposed = Gathers.of(matrix, dtype), Gathers.of(matrix.T.tocsr(), dtype)
-        return cls(table, transposed, parameter.reshape(-1, num_labels), entry.astype(np.int32))
+        tables = [(Gathers.of(m, dtype), Gathers.of(m.T.tocsr(), dtype)) for m in (matrix, bundles) if m is not None]
+        both = tables[1] if bundles is not None else None
+        return cls(*tables[0], both, parameter.reshape(-1, num_labels), entry.astype(np.int32))
 
     def __call__(self, theta: Float[Array, " parameter"]) -> Float[Array, "row label"]:
         """M W(θ)."""
@@ -163,7 +172,9 @@ class SparseMap(eqx.Module):
 @jax.custom_vjp
 def _apply(table: SparseMap, theta):
     dense = jnp.concatenate([theta, jnp.zeros(1, theta.dtype)])[jnp.asarray(table.parameter)]
-    return table.matrix @ dense
+    if table.bundles is not None:
+        dense = jnp.concatenate([dense, table.bundles[0] @ dense])
+    return _apart(lambda dense: table.matrix @ dense, table.matrix, dense)
 
 
 def _apply_forward(table, theta):
@@ -171,7 +182,24 @@ def _apply_forward(table, theta):
 
 
 def _apply_backward(table, gradient):
-    return None, (table.transposed @ gradient).reshape(-1)[jnp.asarray(table.entry)]
+    slope = _apart(lambda gradient: table.transposed @ gradient, table.transposed, gradient)
+    if table.bundles is not None:
+        columns = len(table.parameter)
+        slope = slope[:columns] + table.bundles[1] @ slope[columns:]
+    return None, slope.reshape(-1)[jnp.asarray(table.entry)]
 
 
 _apply.defvjp(_apply_forward, _apply_backward)
+
+
+def _apart(function, table: Gathers, dense):
+    """`function(dense)` as a program of its own, which begins and ends in memory.
+
+    XLA on CPU fuses what comes before and after into the gathers, such as a transposition of all rows, and then does them
+    one number at a time and in a bad order. It does not fuse across a condition; this one always holds, but XLA cannot
+    know, since it depends on data. (An optimisation barrier is gone by the time that it fuses.)
+    """
+    if not table.columns:
+        return function(dense)
+    shape = jax.eval_shape(function, dense)
+    return lax.cond(jnp.asarray(table.columns[0])[0, 0] >= 0, function, lambda _: jnp.zeros(shape.shape, shape.dtype), dense)

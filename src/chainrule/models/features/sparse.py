@@ -12,6 +12,7 @@ from scipy import sparse
 from ...forms.chain import is_concrete
 from ...inference.sparse import SparseMap
 from .base import AbstractFeature, Batch, Gold, Listed, Options, Part, Potentials
+from .implied import factor
 from .named_attributes import Attributes
 from .seen import seen_pairs
 from .window_templates import Templates
@@ -100,7 +101,7 @@ class SparseFeature(AbstractFeature):
                 found.append((weights, SparseRows.of(batch, matrix, weights)))
                 continue
             merged = outcome if name == "node" and not options.all_pairs and options.min_pairs <= 1 else None
-            found.append((weights, SparsePart.of(batch, matrix, weights, merged)))
+            found.append((weights, SparsePart.of(batch, matrix, weights, merged, getattr(index, name).kinds())))
         (node, node_part), (pair, pair_part) = found
         return SparseFeature(index, node, pair), BothParts(node_part, pair_part)
 
@@ -203,8 +204,11 @@ class SparsePart(Part):
     rows: int = eqx.field(static=True)
 
     @classmethod
-    def of(cls, batch: Batch, matrix, weights: SparseWeights, labels) -> "SparsePart":
-        """Tables for a fit; `labels` of the tokens, if weights of attributes that occur once may be shared."""
+    def of(cls, batch: Batch, matrix, weights: SparseWeights, labels, kinds) -> "SparsePart":
+        """Tables for a fit; `labels` of the tokens, if weights of attributes that occur once may be shared.
+
+        `kinds` are those of the attributes, see `implied`.
+        """
         layout = batch.layout
         mask = np.asarray(layout.mask)
         rows = mask.shape[1]
@@ -241,12 +245,15 @@ class SparsePart(Part):
         kept = np.flatnonzero(~rare)
         number = np.cumsum(~rare) - 1
 
-        here = matrix[:, kept].tocsr()
+        here, bundles = matrix[:, kept].tocsr(), None
+        if (here.data == 1).all():
+            factors = factor(here, kinds[kept])
+            here, bundles = (here, None) if factors is None else factors
         spread = sparse.csr_matrix((np.ones(len(slot), dtype), (slot, np.arange(len(slot)))), (mask.size, len(slot)))
         placed = (spread @ here).tocsr()
         placed.sort_indices()
         column = number[weights.attribute[place]]
-        table = SparseMap.of(placed, column, weights.outcome[place], weights.shape[1], dtype)
+        table = SparseMap.of(placed, column, weights.outcome[place], weights.shape[1], dtype, bundles=bundles)
         initial = (values[place], beginning)
         return cls(table, place.astype(np.int32), once, label, shared, initial, rows)
 
@@ -261,8 +268,7 @@ class SparsePart(Part):
     def scores(self, parameters):
         """Scores (time, outcome, row)."""
         theta, shared = parameters
-        found = self.map(theta)
-        found = jnp.swapaxes(found.reshape(-1, self.rows, found.shape[-1]), 1, 2)
+        found = _by_row(self.map(theta), self.rows)
         if self.once is None:
             return found
         outcomes = jnp.arange(found.shape[1], dtype=jnp.int32)[None, :, None]
@@ -283,6 +289,11 @@ class SparsePart(Part):
             each = np.divide(shared, self.once, out=np.zeros_like(shared), where=self.once > 0)
             values[mine] = each.reshape(-1)[slots]
         return SparseWeights(weights.attribute, weights.outcome, values, weights.shape)
+
+
+def _by_row(found, rows: int):
+    """From (slot, outcome) to (time, outcome, row)."""
+    return jnp.swapaxes(found.reshape(-1, rows, found.shape[-1]), 1, 2)
 
 
 class SparseRows(Part):

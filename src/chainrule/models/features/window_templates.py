@@ -191,6 +191,10 @@ class TemplateTable:
         """How many attributes there are."""
         return int(self.offsets[-1])
 
+    def kinds(self) -> np.ndarray:
+        """The number of the group of templates that made each attribute."""
+        return np.repeat(np.arange(len(self.tries)), np.diff(self.offsets))
+
     def name(self, attribute: int) -> str:
         """Write out one attribute."""
         if not 0 <= attribute < self.num_attributes:
