@@ -10,7 +10,7 @@ A *bundle* is an attribute with all that it stands for. What implies what is fou
 with the same attribute of kind b. It is found in the data, so it holds for features of any origin.
 """
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from jaxtyping import Int
@@ -29,7 +29,7 @@ class Factors(NamedTuple):
     bundles: sparse.csr_matrix
 
 
-def factor(matrix: sparse.csr_matrix, kind: Int[np.ndarray, " attribute"]) -> Factors | None:
+def factor(matrix: Any, kind: Int[np.ndarray, " attribute"]) -> Factors | None:
     """Describe tokens by bundles of attributes where that takes fewer entries; None where nothing is to be gained.
 
     Args:
@@ -49,10 +49,9 @@ def factor(matrix: sparse.csr_matrix, kind: Int[np.ndarray, " attribute"]) -> Fa
         >>> (found.rows @ both).toarray().astype(int).tolist() == x.toarray().tolist()
         True
     """
-    found = _by_kind(matrix, kind)
-    if found is None:
+    of_kind: Any = _by_kind(matrix, kind)
+    if of_kind is None:
         return None
-    of_kind = found  # (kind, token): the attribute, −1 where there is none
     chosen = _choose(of_kind)
     if not chosen:
         return None

@@ -245,7 +245,8 @@ class SparsePart(Part):
         kept = np.flatnonzero(~rare)
         number = np.cumsum(~rare) - 1
 
-        here, bundles = matrix[:, kept].tocsr(), None
+        here: Any = matrix[:, kept].tocsr()
+        bundles = None
         if (here.data == 1).all():
             factors = factor(here, kinds[kept])
             here, bundles = (here, None) if factors is None else factors
