@@ -34,6 +34,7 @@ from .crf_scores import IndexedSentences, best_labels, check_possible, indexed, 
 from .emissions.base import generator
 from .features.base import AbstractFeature, Batch, Gold, Options
 from .features.sparse import as_feature
+from .memory import give_back
 from .results import Path, Posterior, Table, find
 
 _ANY = object()  # None may be a label
@@ -372,6 +373,7 @@ class LinearChainCRF(eqx.Module):
                 f"{type(objective).__name__} needs all labels; only the likelihood can sum unknown ones out"
             )
         learned, problem = self._problem(batch, gold, sample_weight, by_rows, objective)
+        give_back()
         if by_rows:
             if key is None:
                 raise ValueError(

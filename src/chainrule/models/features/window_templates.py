@@ -194,7 +194,7 @@ class _Forest(NamedTuple):
         owner = np.repeat(np.arange(len(tries)), [len(trie.templates) for trie in tries])
         depth, levels = np.array([len(trie.levels) for trie in tries]), []
         for d in range(int(depth.max())):
-            deep = np.flatnonzero(depth > d)
+            deep = np.flatnonzero(depth > d).tolist()
             widths = [(len(tries[n].levels[d - 1]) if d else 1) * tries[n].sizes[d] for n in deep]
             number = np.zeros(len(tries), np.int64)
             number[deep] = np.arange(len(deep))
@@ -204,9 +204,9 @@ class _Forest(NamedTuple):
             mine = np.flatnonzero(depth[owner] > d)
             which = number[owner[mine]]
             sizes = np.array([tries[n].sizes[d] for n in deep], np.int64)
-            tables = (column[which][:, None] for column in (sizes, bases, starts))
+            sizes, bases_of, starts = (column[which][:, None] for column in (sizes, bases, starts))
             keys = np.concatenate([part + base for part, base in zip(parts, bases, strict=True)])
-            levels.append(_Level(mine, *tables, keys))
+            levels.append(_Level(mine, sizes, bases_of, starts, keys))
         return cls(tuple(levels), offsets[owner][:, None])
 
     def look_up(self, codes: list[list[np.ndarray]]) -> np.ndarray:
