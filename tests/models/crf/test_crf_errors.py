@@ -166,8 +166,6 @@ QUERIES = {
     "known a string": (lambda m: m.predict(["a"], known="D"), "sentence 0 has 1 tokens, but the string 'D'"),
     "k": (lambda m: m.k_best(["a"], 0), "k is 0; ask for"),
     "half a k": (lambda m: m.k_best(["a"], 1.5), "k is 1.5; ask for a whole number"),
-    "k of several": (lambda m: m.k_best(NEW, 2), "k_best takes one sentence, got 3"),
-    "entropy of several": (lambda m: m.entropy(NEW), "entropy takes one sentence, got 3"),
     "chain of several": (lambda m: m.chain(NEW), "chain takes one sentence, got 3"),
     "no draws": (lambda m: m.sample(KEY, ["a"], 0), "num_samples is 0"),
     "y for another": (lambda m: m.log_prob(["a", "b"], ["D"]), "sentence 0 has 2 tokens, but 1 labels"),
