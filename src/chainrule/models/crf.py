@@ -19,8 +19,7 @@ import numpy as np
 from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Float, Key
 
-from ..forms.chain import Chain, assemble, is_concrete
-from ..forms.sequences import bucket
+from ..forms.chain import Chain, assemble
 from ..graphs.factor_graph import FactorGraph
 from ..graphs.labels import first_duplicate
 from ..learning import progress as bars
@@ -29,11 +28,13 @@ from ..learning.gradient import LBFGS
 from ..learning.minibatch import AveragedPerceptron, MiniBatch
 from ..learning.quasi_newton import Ending, Limits
 from . import crf_engine as engine
-from .crf_data import Taggings, as_allowed, gold_of, last_tokens, read_sentences, structure_of
+from .crf_data import Taggings, gold_of, read_sentences, structure_of
 from .crf_objectives import Likelihood, MaxMargin, SoftmaxMargin
+from .crf_scores import IndexedSentences, best_labels, check_possible, indexed, scores_of
 from .emissions.base import generator
 from .features.base import AbstractFeature, Batch, Gold, Options
 from .features.sparse import as_feature
+from .memory import give_back
 from .results import Path, Posterior, Table, find
 
 _ANY = object()  # None may be a label
@@ -60,8 +61,8 @@ class LinearChainCRF(eqx.Module):
     Raises:
         ValueError: no labels or one twice, something that is not a feature, or a graph over other labels.
 
-    A sentence is a list of tokens, or an array (time, …), as the features want it. Queries take one sentence, or a list of
-    them, and answer in the same form.
+    A sentence is a list of tokens, or an array (time, …), as the features want it: an array is always one sentence. Queries
+    take one sentence, or a list of them, or what `index` makes of either, and answer in the same form.
 
     Example:
         >>> import chainrule as cr
@@ -140,6 +141,24 @@ class LinearChainCRF(eqx.Module):
 
     # Queries
 
+    def index(self, x) -> IndexedSentences:
+        """Read sentences once, to ask about them again and again: all queries take the result in place of sentences.
+
+        It holds no weights: models of the same features, such as those that a longer fit goes on from, share it only if
+        their features have read the same training data in one `fit`.
+
+        Example:
+            >>> import chainrule as cr
+            >>> crf = cr.LinearChainCRF(["D", "N"], [cr.templates("%x[0,0]")])
+            >>> model = crf.fit([["the", "dog"], ["a", "cat"]], [["D", "N"]] * 2).model
+            >>> test = model.index([["a", "dog"], ["the", "cat"]])
+            >>> test
+            IndexedSentences(2 sentences, 4 tokens)
+            >>> model.predict(test)
+            [['D', 'N'], ['D', 'N']]
+        """
+        return indexed(self, x)
+
     def predict(self, x, *, known=None):
         """The most probable labels: a list of labels, or a list of such lists.
 
@@ -152,37 +171,43 @@ class LinearChainCRF(eqx.Module):
             ValueError: sentences unlike those of training, an unknown label, or no labelling that the structure and what
                 is known allow; the message names the sentence.
         """
-        batch, _, scores = self._scores(x, known)
-        states, total = engine.viterbi(scores, batch.layout)
-        _check_possible(total)
-        names = [[self.labels[k] for k in states] for states in batch.layout.unpack(np.asarray(states))]
+        batch, found = best_labels(self, x, known)
+        name = self.labels.__getitem__
+        names = [list(map(name, states.tolist())) for states in found]
         return names[0] if batch.single else names
 
     def viterbi(self, x, *, known=None) -> Path:
         """The most probable labels as indices, with their log p(y | x), which `known` does not change."""
-        batch, free, scores = self._scores(x, known)
+        batch, free, scores = scores_of(self, x, known)
         states, total = engine.viterbi(scores, batch.layout)
-        _check_possible(total)
+        check_possible(total)
         log_prob = np.asarray(total) - np.asarray(engine.log_partition(free, batch.layout))
         return Path(batch.prepared.per_step(states), batch.prepared.per_sequence(log_prob), self.labels)
 
     def k_best(self, x, k: int, *, known=None) -> Path:
-        """The k most probable labellings of one sentence, best first: states (k, T) and log p(y | x) (k,).
+        """The k most probable labellings, best first: states (k, T) and log p(y | x) (k,).
+
+        For several sentences: a list of states (k, T_i), and log-probabilities (S, k).
 
         Where fewer are possible, the rest have log-probability −inf and states −1. What is known picks among the
         labellings; it does not change their probabilities.
         """
         if not isinstance(k, int | np.integer) or k < 1:
             raise ValueError(f"k is {k!r}; ask for a whole number of labellings, at least one")
-        batch, free, scores = self._one(x, known, "k_best")
-        found = engine.k_best(engine.chain(scores, batch.layout), k)
-        _check_possible(found.score[:1])
-        log_partition = np.asarray(engine.log_partition(free, batch.layout))[0]
-        return Path(np.asarray(found.states), np.asarray(found.score) - log_partition, self.labels)
+        batch, free, scores = scores_of(self, x, known)
+        found = engine.k_best(engine.chains(scores, batch.layout), int(k))
+        count, sizes = len(batch.sentences), [len(sentence) for sentence in batch.sentences]
+        score = np.asarray(found.score)[:count]
+        check_possible(score[:, 0])
+        log_prob = score - np.asarray(engine.log_partition(free, batch.layout))[:count, None]
+        states = [s[:, :size] for s, size in zip(np.asarray(found.states), sizes, strict=False)]
+        if batch.single:
+            return Path(states[0], log_prob[0], self.labels)
+        return Path(states, log_prob, self.labels)
 
     def log_partition(self, x, *, known=None):
         """Log Z(x), the sum over all labellings (that agree with what is known): a number, or one for each sentence."""
-        batch, _, scores = self._scores(x, known)
+        batch, _, scores = scores_of(self, x, known)
         return batch.prepared.per_sequence(engine.log_partition(scores, batch.layout))
 
     def log_prob(self, x, y):
@@ -190,26 +215,26 @@ class LinearChainCRF(eqx.Module):
 
         Labels of which only some are known give the probability of all labellings that agree with them.
         """
-        batch, free, scores = self._scores(x, y)
+        batch, free, scores = scores_of(self, x, y)
         everything = engine.log_partition(free, batch.layout)
-        _check_possible(everything)
+        check_possible(everything)
         return batch.prepared.per_sequence(engine.log_partition(scores, batch.layout) - everything)
 
     def posterior(self, x, *, known=None) -> Posterior:
         """Marginals p(y_t = k | x) and expected steps; `log_prob` is that of what is known, zero where that is nothing."""
-        batch, free, scores = self._scores(x, known)
+        batch, free, scores = scores_of(self, x, known)
         total, marginals, steps = engine.posterior(scores, batch.layout)
         steps = np.asarray(steps)
         steps = steps if steps.ndim == 2 else steps.sum((0, *range(3, steps.ndim)))
         everything = total if known is None else engine.log_partition(free, batch.layout)
-        _check_possible(everything)
+        check_possible(everything)
         prepared = batch.prepared
         return Posterior(prepared.per_sequence(total - everything), prepared.per_step(marginals), steps, self.labels)
 
     def pair_posterior(self, x, *, known=None):
         """Marginals of steps p(y_{t−1} = i, y_t = j | x), shape (T − 1, K, K): a list of them for several sentences."""
-        batch, _, scores = self._scores(x, known)
-        _check_possible(engine.log_partition(scores, batch.layout))
+        batch, _, scores = scores_of(self, x, known)
+        check_possible(engine.log_partition(scores, batch.layout))
         found = [steps[1:] for steps in batch.layout.unpack(np.asarray(engine.pair_marginals(scores, batch.layout)))]
         return found[0] if batch.single else found
 
@@ -220,21 +245,24 @@ class LinearChainCRF(eqx.Module):
         """
         if num_samples < 1:
             raise ValueError(f"num_samples is {num_samples}; ask for at least one")
-        batch, _, scores = self._scores(x, known)
+        batch, _, scores = scores_of(self, x, known)
         paths, total = engine.sample(key, scores, batch.layout, num_samples=num_samples)
-        _check_possible(total)
+        check_possible(total)
         drawn = [p.T for p in batch.layout.unpack(np.asarray(paths))]
         return Path(drawn[0] if batch.single else drawn, batch.prepared.per_sequence(total), self.labels)
 
-    def entropy(self, x, *, known=None) -> float:
-        """Entropy of p(y | x) in nats, of one sentence: how undecided the whole labelling is."""
-        batch, _, scores = self._one(x, known, "entropy")
-        _check_possible(engine.log_partition(scores, batch.layout))
-        return float(engine.entropy(engine.chain(scores, batch.layout)))
+    def entropy(self, x, *, known=None):
+        """Entropy of p(y | x) in nats, how undecided the whole labelling is: a number, or one for each sentence."""
+        batch, _, scores = scores_of(self, x, known)
+        check_possible(engine.log_partition(scores, batch.layout))
+        found = np.asarray(engine.entropy(engine.chains(scores, batch.layout)))
+        return float(found[0]) if batch.single else found[: len(batch.sentences)]
 
     def chain(self, x, *, known=None) -> Chain:
         """The chain form of one sentence, to be handed to any engine."""
-        batch, _, scores = self._one(x, known, "chain")
+        batch, _, scores = scores_of(self, x, known)
+        if len(batch.sentences) != 1:
+            raise ValueError(f"chain takes one sentence, got {len(batch.sentences)}")
         return engine.chain(scores, batch.layout)
 
     def factor_graph(self, x) -> FactorGraph:
@@ -335,7 +363,9 @@ class LinearChainCRF(eqx.Module):
         if not isinstance(objective, Likelihood | MaxMargin | SoftmaxMargin):
             raise ValueError(f"objective is {objective!r}; give Likelihood(), MaxMargin() or SoftmaxMargin()")
         sentences, _, token = read_sentences(x, None)
-        batch = Batch.of(sentences, one_per_row=self._one_per_row or getattr(method, "one_per_row", False))
+        apart = any(feature.one_per_row for feature in self.features)
+        one_per_row = apart or getattr(method, "one_per_row", False)
+        batch = Batch.of(sentences, one_per_row=one_per_row)
         gold = gold_of(y, batch, self.labels)
         by_rows = isinstance(method, MiniBatch)
         if gold.allowed is not None and not isinstance(objective, Likelihood):
@@ -343,6 +373,7 @@ class LinearChainCRF(eqx.Module):
                 f"{type(objective).__name__} needs all labels; only the likelihood can sum unknown ones out"
             )
         learned, problem = self._problem(batch, gold, sample_weight, by_rows, objective)
+        give_back()
         if by_rows:
             if key is None:
                 raise ValueError(
@@ -369,7 +400,7 @@ class LinearChainCRF(eqx.Module):
         )
 
     def _climb(self, method: LBFGS, problem: engine.Problem, progress: bool):
-        sizes = {"memory": method.memory, "size": bucket(method.max_iterations + 1), "sparse": method.l1 > 0}
+        sizes = {"memory": method.memory, "size": _room(method.max_iterations), "sparse": method.l1 > 0}
         limits = Limits(method.max_iterations, method.tolerance, period=method.period)
         with bars.bar("L-BFGS", total=method.max_iterations, enabled=progress) as shown:
             found = engine.climb(problem, method.l1, method.l2, limits, shown, **sizes)
@@ -392,10 +423,12 @@ class LinearChainCRF(eqx.Module):
         return jax.device_get(parameters), value + penalty, -unlikely, history, len(order), status
 
     def num_parameters(self) -> int:
-        """How many weights there are, those of steps and of first and last labels included."""
-        allowed = self.structure
-        own = allowed.pair.sum() + (allowed.initial.sum() + allowed.final.sum() if self.boundaries else 0)
-        return int(own) + sum(feature.num_parameters() for feature in self.features)
+        """How many weights are not zero, those of steps and of first and last labels included.
+
+        A weight of zero is one that an L1 penalty has left out, that `seen_steps` leaves out, or that is not allowed.
+        """
+        own = sum(int(np.count_nonzero(w)) for w in (self.transition, self.first, self.last))
+        return own + sum(feature.num_parameters() for feature in self.features)
 
     def _problem(self, batch: Batch, gold: Gold, sample_weight, by_rows: bool, objective):
         size = self.num_labels
@@ -435,58 +468,20 @@ class LinearChainCRF(eqx.Module):
             **(fields | dict(features=features, transition=transition, first=first, last=last, token=token)),
         )
 
-    # Scores
-
-    def _scores(self, x, known) -> tuple[Batch, engine.Scores, engine.Scores]:
-        """The sentences, their log-potentials, and those that agree with what is known."""
-        if not all(feature.learned for feature in self.features):
-            raise ValueError("this model has not seen data yet: call fit(x, y) and use the .model that it returns")
-        sentences, single, _ = read_sentences(x, self.token)
-        batch = Batch.of(sentences, single=single, one_per_row=self._one_per_row)
-        layout = batch.layout
-        node: Any = np.zeros((len(layout.start), self.num_labels, layout.start.shape[1]), self.first.dtype)
-        pair: Any = None
-        for feature in self.features:
-            found = feature.potentials(batch)
-            node = node if found.node is None else node + found.node
-            pair = engine.plus(pair, found.pair)
-        weights = (self.transition, self.first, self.last)
-        free = engine.complete(node, pair, weights, self.structure, layout.start, last_tokens(layout), local=self.local)
-        if known is None:
-            return batch, free, free
-        gold = gold_of([known] if single else known, batch, self.labels)
-        allowed = batch.spread(as_allowed(gold)) | ~np.asarray(layout.mask)[:, None]
-        return batch, free, engine.Scores(jnp.where(allowed, free.node, -jnp.inf), free.pair)
-
-    @property
-    def _one_per_row(self) -> bool:
-        return any(feature.one_per_row for feature in self.features)
-
-    def _one(self, x, known, name: str):
-        batch, free, scores = self._scores(x, known)
-        if len(batch.sentences) != 1:
-            raise ValueError(f"{name} takes one sentence, got {len(batch.sentences)}")
-        return batch, free, scores
-
     def __repr__(self):
         features = ", ".join(repr(feature) for feature in self.features)
         return f"LinearChainCRF({self.num_labels} labels, [{features}])"
+
+
+def _room(iterations: int) -> int:
+    """Room for the history: few sizes, since each is compiled anew."""
+    return max(1024, 1 << iterations.bit_length())
 
 
 def _positive(n: int) -> int:
     if n < 1:
         raise ValueError(f"n is {n}; ask for at least one row")
     return n
-
-
-def _check_possible(total):
-    if is_concrete(total):
-        impossible = np.flatnonzero(~np.isfinite(np.asarray(total)))
-        if len(impossible):
-            raise ValueError(
-                f"sentence {impossible[0]} has no possible labelling: what is known of its labels, or which of them may "
-                "begin, follow one another and end, rules all of them out"
-            )
 
 
 def _status(ending: int) -> Status:

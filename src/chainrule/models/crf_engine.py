@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from jax import lax
 from jax.flatten_util import ravel_pytree
 
-from ..forms.chain import Chain
+from ..forms.chain import Chain, assemble
 from ..forms.sequences import Sequences
 from ..inference import chain as chain_engine
 from ..inference import decoding, rows
@@ -81,13 +81,28 @@ def chain(scores: Scores, data: Sequences) -> Chain:
     return Chain(scores.initial, pair if pair.ndim == 2 else pair[1:size, ..., 0], node)
 
 
+@jax.jit
+def chains(scores: Scores, data: Sequences) -> Chain:
+    """The chain forms of all sentences, with a leading axis for sentences, each as long as a row."""
+    node, pair = jnp.asarray(scores.node), jnp.asarray(scores.pair)
+    step = jnp.arange(len(node), dtype=jnp.int32)[None] + jnp.asarray(data.offset)[:, None]
+    step, row = jnp.minimum(step, len(node) - 1), jnp.asarray(data.row)[:, None]
+    each = node[step, :, row]
+    pair = jnp.broadcast_to(pair, (len(each), *pair.shape)) if pair.ndim == 2 else pair[step[:, 1:], :, :, row]
+    initial = jnp.broadcast_to(scores.initial, (len(each), node.shape[1]))
+    return assemble(Chain, initial=initial, pair=pair, node=each, length=jnp.asarray(data.lengths))
+
+
 @partial(jax.jit, static_argnums=1)
-def k_best(chain: Chain, k: int):
-    """The k best paths of one chain."""
-    return decoding.k_best(chain, k)
+def k_best(chains: Chain, k: int):
+    """The k best paths of each of several chains."""
+    return jax.vmap(partial(decoding.k_best, k=k))(chains)
 
 
-entropy = chain_engine.entropy
+@jax.jit
+def entropy(chains: Chain):
+    """The entropy of each of several chains."""
+    return jax.vmap(chain_engine.entropy)(chains)
 
 
 # Learning

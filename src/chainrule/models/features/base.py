@@ -139,13 +139,22 @@ class AbstractFeature(eqx.Module):
     def fitted(self, part: Part, parameters: Any) -> "AbstractFeature":
         """The feature that a fit ended with."""
 
+    @property
     @abstractmethod
-    def potentials(self, batch: Batch) -> Potentials:
-        """Log-potentials of any sentences."""
+    def origin(self) -> Any:
+        """What a description depends on besides the sentences; features of equal origin share descriptions."""
+
+    @abstractmethod
+    def describe(self, batch: Batch) -> Any:
+        """All that can be said of sentences without the weights."""
+
+    @abstractmethod
+    def potentials(self, batch: Batch, said: Any = None) -> Potentials:
+        """Log-potentials of any sentences, whose description may be given."""
 
     @abstractmethod
     def num_parameters(self) -> int:
-        """How many weights there are."""
+        """How many weights there are, without those that are zero (which an L1 penalty, say, has left out)."""
 
     def listed(self) -> list[Listed]:
         """The weights, where they can be told by name."""
