@@ -16,7 +16,6 @@ import jax
 import jax.numpy as jnp
 import networkx as nx
 import numpy as np
-from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Float, Key
 
 from ..forms.chain import Chain, assemble, is_concrete
@@ -28,10 +27,11 @@ from ..learning.fit import Fit, Status
 from ..learning.gradient import LBFGS
 from ..learning.minibatch import AveragedPerceptron, MiniBatch
 from ..learning.quasi_newton import Ending, Limits
+from ..learning.validation import Validation
+from . import crf_descent as descent
 from . import crf_engine as engine
 from .crf_data import Taggings, as_allowed, gold_of, last_tokens, read_sentences, structure_of
 from .crf_objectives import Likelihood, MaxMargin, SoftmaxMargin
-from .emissions.base import generator
 from .features.base import AbstractFeature, Batch, Gold, Options
 from .features.sparse import as_feature
 from .results import Path, Posterior, Table, find
@@ -300,6 +300,7 @@ class LinearChainCRF(eqx.Module):
         objective: Likelihood | MaxMargin | SoftmaxMargin | None = None,
         key: Key[Array, ""] | None = None,
         sample_weight=None,
+        validation: Validation | None = None,
         progress: bool = False,
     ) -> Fit:
         """Learn the weights, by maximum (penalised) conditional likelihood.
@@ -316,6 +317,7 @@ class LinearChainCRF(eqx.Module):
                 labels.
             key: for all but `LBFGS`: the order of the sentences, and dropout.
             sample_weight: how much each sentence counts, ≥ 0.
+            validation: for all but `LBFGS`: what to do after each epoch. The model is then that of the best one.
             progress: show a progress bar.
 
         Returns:
@@ -342,20 +344,27 @@ class LinearChainCRF(eqx.Module):
             raise ValueError(
                 f"{type(objective).__name__} needs all labels; only the likelihood can sum unknown ones out"
             )
+        if validation is not None and not by_rows:
+            raise ValueError(
+                f"validation looks on after each epoch, and {type(method).__name__} has none; use MiniBatch"
+            )
         learned, problem = self._problem(batch, gold, sample_weight, by_rows, objective)
+
+        def model_of(parameters):
+            own, weights = parameters
+            features = tuple(f.fitted(part, mine) for f, part, mine in zip(learned, problem.parts, own, strict=True))
+            return self._with(features, weights, token)
+
         if by_rows:
             if key is None:
                 raise ValueError(
                     "fit: MiniBatch goes through the sentences in random order; give key=jax.random.key(…)"
                 )
-            found = self._descend(method, batch, problem, key, progress)
+            found = descent.fit(method, batch, problem, key, model_of, validation, progress=progress)
         else:
             found = self._climb(method, problem, progress)
-        parameters, value, log_prob, history, iterations, status = found
-        features = tuple(
-            feature.fitted(part, own) for feature, part, own in zip(learned, problem.parts, parameters[0], strict=True)
-        )
-        model = self._with(features, parameters[1], token)
+        parameters, value, log_prob, history, iterations, status, *scores = found
+        model = model_of(parameters)
         return Fit(
             model=model,
             status=status,
@@ -366,6 +375,7 @@ class LinearChainCRF(eqx.Module):
             degenerate=np.zeros(0, bool),
             num_parameters=model.num_parameters(),
             num_observations=batch.num_tokens,
+            validation=scores[0] if scores else None,
         )
 
     def _climb(self, method: LBFGS, problem: engine.Problem, progress: bool):
@@ -375,21 +385,6 @@ class LinearChainCRF(eqx.Module):
             found = engine.climb(problem, method.l1, method.l2, limits, shown, **sizes)
         parameters, value, log_prob, history, iterations, ending = jax.device_get(found)
         return parameters, value, log_prob, -history[~np.isnan(history)], iterations, _status(int(ending))
-
-    def _descend(self, method: MiniBatch, batch: Batch, problem: engine.Problem, key, progress: bool):
-        count = len(batch.sentences)
-        num_rows = int(np.asarray(batch.layout.row)[:count].max()) + 1
-        order = method.order(generator(key), num_rows, count)
-        numbers = (method.l2, num_rows, count, method.learning_rate, method.decay, method.clip)
-        numbers = tuple(jnp.asarray(float(number)) for number in numbers)
-        with bars.bar("mini-batches", total=len(order), enabled=progress) as shown:
-            parameters, losses = engine.descend(problem, order, key, method, numbers, shown)
-        history = -np.asarray(losses, float).reshape(method.epochs, -1).mean(1) * count
-        flat, _ = ravel_pytree(parameters)
-        penalty = method.l2 * float(jnp.vdot(flat, flat))
-        value, unlikely = (float(v) for v in engine.total_loss(problem, parameters))
-        status = Status.MAX_ITERATIONS if np.isfinite(value) else Status.DIVERGED
-        return jax.device_get(parameters), value + penalty, -unlikely, history, len(order), status
 
     def num_parameters(self) -> int:
         """How many weights there are, those of steps and of first and last labels included."""

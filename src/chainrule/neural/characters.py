@@ -88,7 +88,7 @@ class CharacterCNN(eqx.Module):
                 f"characters are {characters.dtype} of shape {characters.shape}; wanted integers (time, character)"
             )
         # A character has one score for each place in a filter: as tables these are small, and what is left is to look
-        # them up and add. Convolutions take three times as long on CPUs, and thirty times within the compiled loop of a fit.
+        # them up and add. Convolutions take three times as long on CPUs, thirty times within the compiled loop of a fit.
         real = jnp.arange(self.embedding.num_embeddings)[:, None] > 0
         embedded = jnp.where(real, self.embedding.weight, 0)  # padding is nothing, whatever it is embedded as
         tables = [jnp.einsum("ce,fej->jcf", embedded, convolve.weight) for convolve in self.convolutions]
