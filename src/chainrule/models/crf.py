@@ -477,6 +477,11 @@ def _positive(n: int) -> int:
 def _check_possible(total):
     if is_concrete(total):
         impossible = np.flatnonzero(~np.isfinite(np.asarray(total)))
+        if len(impossible) and np.isnan(np.asarray(total)[impossible[0]]):
+            raise ValueError(
+                f"sentence {impossible[0]} has scores that are not numbers: a feature, such as a network that diverged, "
+                "gives NaN or infinity"
+            )
         if len(impossible):
             raise ValueError(
                 f"sentence {impossible[0]} has no possible labelling: what is known of its labels, or which of them may "

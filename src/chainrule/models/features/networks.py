@@ -142,7 +142,7 @@ class NeuralFeature(AbstractFeature):
             found.append(_potentials(NeuralPart(parameters, others, some, mask_, start_, static, self.takes)))
         if len(found) == 1:
             return found[0]
-        return jax.tree.map(lambda *parts: np.concatenate(parts, -1)[..., : len(mask)], *found)
+        return jax.tree.map(lambda *parts: jnp.concatenate(parts, -1)[..., : len(mask)], *found)
 
     def __repr__(self):
         return f"neural_feature({type(self.module).__name__})"
