@@ -154,7 +154,7 @@ class LinearChainCRF(eqx.Module):
         """
         batch, _, scores = self._scores(x, known)
         states, total = engine.viterbi(scores, batch.layout)
-        _check_possible(total)
+        _check_possible(total, scores)
         names = [[self.labels[k] for k in states] for states in batch.layout.unpack(np.asarray(states))]
         return names[0] if batch.single else names
 
@@ -162,7 +162,7 @@ class LinearChainCRF(eqx.Module):
         """The most probable labels as indices, with their log p(y | x), which `known` does not change."""
         batch, free, scores = self._scores(x, known)
         states, total = engine.viterbi(scores, batch.layout)
-        _check_possible(total)
+        _check_possible(total, scores)
         log_prob = np.asarray(total) - np.asarray(engine.log_partition(free, batch.layout))
         return Path(batch.prepared.per_step(states), batch.prepared.per_sequence(log_prob), self.labels)
 
@@ -474,10 +474,10 @@ def _positive(n: int) -> int:
     return n
 
 
-def _check_possible(total):
+def _check_possible(total, scores: engine.Scores | None = None):
     if is_concrete(total):
         impossible = np.flatnonzero(~np.isfinite(np.asarray(total)))
-        if len(impossible) and np.isnan(np.asarray(total)[impossible[0]]):
+        if len(impossible) and np.isnan(np.asarray(total if scores is None else scores.node)).any():
             raise ValueError(
                 f"sentence {impossible[0]} has scores that are not numbers: a feature, such as a network that diverged, "
                 "gives NaN or infinity"
