@@ -176,7 +176,7 @@ class LinearChainCRF(eqx.Module):
             raise ValueError(f"k is {k!r}; ask for a whole number of labellings, at least one")
         batch, free, scores = self._one(x, known, "k_best")
         found = engine.k_best(engine.chain(scores, batch.layout), k)
-        _check_possible(found.score[:1])
+        _check_possible(found.score[:1], scores)
         log_partition = np.asarray(engine.log_partition(free, batch.layout))[0]
         return Path(np.asarray(found.states), np.asarray(found.score) - log_partition, self.labels)
 
@@ -192,7 +192,7 @@ class LinearChainCRF(eqx.Module):
         """
         batch, free, scores = self._scores(x, y)
         everything = engine.log_partition(free, batch.layout)
-        _check_possible(everything)
+        _check_possible(everything, free)
         return batch.prepared.per_sequence(engine.log_partition(scores, batch.layout) - everything)
 
     def posterior(self, x, *, known=None) -> Posterior:
@@ -202,14 +202,14 @@ class LinearChainCRF(eqx.Module):
         steps = np.asarray(steps)
         steps = steps if steps.ndim == 2 else steps.sum((0, *range(3, steps.ndim)))
         everything = total if known is None else engine.log_partition(free, batch.layout)
-        _check_possible(everything)
+        _check_possible(everything, free)
         prepared = batch.prepared
         return Posterior(prepared.per_sequence(total - everything), prepared.per_step(marginals), steps, self.labels)
 
     def pair_posterior(self, x, *, known=None):
         """Marginals of steps p(y_{t−1} = i, y_t = j | x), shape (T − 1, K, K): a list of them for several sentences."""
         batch, _, scores = self._scores(x, known)
-        _check_possible(engine.log_partition(scores, batch.layout))
+        _check_possible(engine.log_partition(scores, batch.layout), scores)
         found = [steps[1:] for steps in batch.layout.unpack(np.asarray(engine.pair_marginals(scores, batch.layout)))]
         return found[0] if batch.single else found
 
@@ -222,14 +222,14 @@ class LinearChainCRF(eqx.Module):
             raise ValueError(f"num_samples is {num_samples}; ask for at least one")
         batch, _, scores = self._scores(x, known)
         paths, total = engine.sample(key, scores, batch.layout, num_samples=num_samples)
-        _check_possible(total)
+        _check_possible(total, scores)
         drawn = [p.T for p in batch.layout.unpack(np.asarray(paths))]
         return Path(drawn[0] if batch.single else drawn, batch.prepared.per_sequence(total), self.labels)
 
     def entropy(self, x, *, known=None) -> float:
         """Entropy of p(y | x) in nats, of one sentence: how undecided the whole labelling is."""
         batch, _, scores = self._one(x, known, "entropy")
-        _check_possible(engine.log_partition(scores, batch.layout))
+        _check_possible(engine.log_partition(scores, batch.layout), scores)
         return float(engine.entropy(engine.chain(scores, batch.layout)))
 
     def chain(self, x, *, known=None) -> Chain:
@@ -474,10 +474,10 @@ def _positive(n: int) -> int:
     return n
 
 
-def _check_possible(total, scores: engine.Scores | None = None):
+def _check_possible(total, scores: engine.Scores):
     if is_concrete(total):
         impossible = np.flatnonzero(~np.isfinite(np.asarray(total)))
-        if len(impossible) and np.isnan(np.asarray(total if scores is None else scores.node)).any():
+        if len(impossible) and is_concrete(scores.node) and np.isnan(np.asarray(scores.node)).any():
             raise ValueError(
                 f"sentence {impossible[0]} has scores that are not numbers: a feature, such as a network that diverged, "
                 "gives NaN or infinity"
