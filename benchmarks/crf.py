@@ -1,6 +1,6 @@
 """Compare chainrule's linear-chain CRF with python-crfsuite, and with pytorch-crf on dense potentials.
 
-    python benchmarks/crf.py --conll2000 FOLDER                  # every task; an hour or less on two idle cores
+    python benchmarks/crf.py --conll2000 FOLDER                  # every task; an hour or two on two idle cores
     python benchmarks/crf.py --conll2000 FOLDER l2 tagging       # two of them
     python benchmarks/crf.py --conll2000 FOLDER l2 --limit 500   # on the first sentences only, to try things out
     python benchmarks/crf.py dense --write                       # also put the table into README.md
@@ -13,6 +13,7 @@
 | tagging | the test set's labels, by a model after ten iterations |
 | dense | −log p(path) of 64 × 100 steps with its gradient by potentials of nodes and steps |
 | cold | 20 iterations on 1000 sentences in a fresh process |
+| neural, step | a network under the CRF: see `crf_neural.py` |
 
 FOLDER holds train.txt and test.txt of CoNLL-2000; the features are in `crf_data.py`. As in `compare.py` nothing here
 imports JAX: every measurement runs in a process of its own (`crf_measure.py`). Each task has its own place in README.md.
@@ -22,6 +23,7 @@ import argparse
 import statistics
 import sys
 
+import crf_neural
 from compare import cores, limit_threads, load, machine, markdown, run, write
 
 PACKAGES = ["chainrule", "jax", "jaxlib", "numpy", "python-crfsuite", "torch", "pytorch-crf"]
@@ -44,7 +46,9 @@ def main():
 def _options():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("tasks", nargs="*", metavar="task", help=f"of {', '.join(TASKS)}; all by default")
-    parser.add_argument("--conll2000", metavar="FOLDER", help="where train.txt and test.txt are; dense needs none")
+    parser.add_argument(
+        "--conll2000", metavar="FOLDER", help="where train.txt and test.txt are; dense and step need none"
+    )
     parser.add_argument("--limit", type=int, help="take the first sentences only")
     parser.add_argument("--processes", type=int, default=3, help="fresh processes for what is short, in turns")
     parser.add_argument("--threads", type=int, help="cores that every process may use; all by default")
@@ -53,7 +57,7 @@ def _options():
     options.tasks = options.tasks or list(TASKS)
     if unknown := set(options.tasks) - set(TASKS):
         parser.error(f"unknown tasks {sorted(unknown)}; there are {', '.join(TASKS)}")
-    if options.conll2000 is None and set(options.tasks) - {"dense"}:
+    if options.conll2000 is None and set(options.tasks) - {"dense", "step"}:
         parser.error("give --conll2000 FOLDER")
     return options
 
@@ -210,6 +214,7 @@ TASKS = {
     "tagging": tagging,
     "dense": dense,
     "cold": cold,
+    **crf_neural.TASKS,
 }
 TITLES = {
     "l2": "fits of CoNLL-2000 with an L2 penalty",
@@ -218,6 +223,7 @@ TITLES = {
     "tagging": "labels of the test set",
     "dense": "loss and gradient of dense potentials",
     "cold": "the first fit, 1000 sentences",
+    **crf_neural.TITLES,
 }
 
 

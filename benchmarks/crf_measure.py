@@ -2,16 +2,19 @@
 
     python crf_measure.py '{"task": "cold", "side": "chainrule", "path": "conll2000", "limit": 1000}'
 
-A task is a function of a watch and of what was ordered, the same name in crf_ours.py and crf_rivals.py. It times stages
-by `with watch(name):` and returns what else is to be told, as numbers and strings.
+A task is a function of a watch and of what was ordered, the same name in crf_ours.py and crf_rivals.py (those of networks:
+in crf_neural_ours.py and crf_neural_rivals.py). It times stages by `with watch(name):` and returns what else is to be told,
+as numbers and strings.
 """
 
+import importlib
 import json
 import sys
 import time
 from collections import defaultdict
 from contextlib import contextmanager
 
+import crf_neural
 import crf_ours
 import crf_rivals
 from compare import limit_threads
@@ -36,7 +39,11 @@ def measure(task: str, side: str, threads: int | None = None, **order) -> dict:
     if threads:
         limit_threads(threads)  # before anything counts the cores
     watch = Watch()
-    found = (crf_ours if side == "chainrule" else crf_rivals).TASKS[task](watch, **order)
+    ours = side == "chainrule"
+    tasks = (crf_ours if ours else crf_rivals).TASKS
+    if task in crf_neural.TASKS:  # which import JAX or torch at once: nobody else has to
+        tasks = importlib.import_module("crf_neural_ours" if ours else "crf_neural_rivals").TASKS
+    found = tasks[task](watch, **order)
     return {"stages": watch.stages, **found}
 
 

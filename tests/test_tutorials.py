@@ -147,7 +147,11 @@ def test_the_story_of_conditional_random_fields_is_true(tmp_path):
     assert f1 > 0.75
     assert broken == 0
 
-    figures = ("doubts", "attributes", "transitions", "taggers", "phrases")
+    network, mixed = (numbers(said, f"^CRF, {name}: ")[-2:] for name in ("network", "network and attributes"))
+    assert network[0] < mixed[0]  # in so few sentences and epochs
+    assert network[0] < attributes[0]
+
+    figures = ("doubts", "attributes", "transitions", "taggers", "phrases", "network")
     assert {path.name for path in tmp_path.glob("*.png")} == {f"crf_{name}.png" for name in figures}
 
 

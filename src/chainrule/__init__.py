@@ -36,6 +36,7 @@ _HOME = {
     "AveragedPerceptron": "learning",
     "Fit": "learning",
     "Status": "learning",
+    "Validation": "learning",
     "HMM": "models.hmm",
     "HMMPrior": "models.hmm",
     "LinearChainCRF": "models.crf",
@@ -95,7 +96,7 @@ if TYPE_CHECKING:
         ValueIteration,
     )
     from .io import load, save
-    from .learning import EM, LBFGS, Adam, AveragedPerceptron, Fit, MiniBatch, Status
+    from .learning import EM, LBFGS, Adam, AveragedPerceptron, Fit, MiniBatch, Status, Validation
     from .models import emissions, features
     from .models.crf import LinearChainCRF
     from .models.crf_objectives import Likelihood, MaxMargin, SoftmaxMargin

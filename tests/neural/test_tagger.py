@@ -83,6 +83,8 @@ def test_a_ragged_batch_of_sentences_equals_the_sentences():
     for n, length in enumerate([4, 2]):
         np.testing.assert_allclose(batch[n, :length], run(net, words[n, :length], characters[n, :length]), atol=1e-6)
     assert (np.asarray(batch)[~np.asarray(mask)] == 0).all()
+    padded_before = run(net, jnp.roll(words[1], 2), jnp.roll(characters[1], 2, 0), mask=jnp.roll(mask[1], 2))
+    np.testing.assert_allclose(padded_before[2:], batch[1, :2], atol=1e-6)
     row = run(net, words.reshape(8), characters.reshape(8, 5), start=jnp.arange(8) % 4 == 0, mask=mask.reshape(8))
     np.testing.assert_allclose(row, batch.reshape(8, 3), atol=1e-6)
 

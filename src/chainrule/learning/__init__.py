@@ -4,5 +4,6 @@ from .em import EM
 from .fit import Fit, Status
 from .gradient import LBFGS, Adam
 from .minibatch import AveragedPerceptron, MiniBatch
+from .validation import Validation
 
-__all__ = ["EM", "LBFGS", "Adam", "AveragedPerceptron", "Fit", "MiniBatch", "Status"]
+__all__ = ["EM", "LBFGS", "Adam", "AveragedPerceptron", "Fit", "MiniBatch", "Status", "Validation"]

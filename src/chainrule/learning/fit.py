@@ -12,6 +12,7 @@ class Status(enum.Enum):
 
     CONVERGED = "converged: the objective stopped improving within the tolerance"
     MAX_ITERATIONS = "stopped at max_iterations before converging: allow more, or loosen the tolerance"
+    STOPPED_EARLY = "no epoch scored better for as long as `patience` allows: the model is that of the best one"
     DEGENERATE = (
         "ended with a state that explains next to nothing, or with a variance at its floor: use fewer states, a prior, "
         "or more restarts"
@@ -40,6 +41,7 @@ class Fit(eqx.Module):
         degenerate: for each state, whether it was left without data or its variance met the floor.
         num_parameters: how many numbers were free.
         num_observations: how many steps were fitted.
+        validation: the score after each epoch, where a `Validation` looked on; `model` is that of the best.
     """
 
     model: Any
@@ -51,6 +53,7 @@ class Fit(eqx.Module):
     degenerate: np.ndarray
     num_parameters: int = eqx.field(static=True)
     num_observations: int = eqx.field(static=True)
+    validation: np.ndarray | None = None
 
     @property
     def aic(self) -> float:

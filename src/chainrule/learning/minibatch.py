@@ -2,7 +2,7 @@
 
 import functools
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import equinox as eqx
 import jax
@@ -25,11 +25,26 @@ class MiniBatch(eqx.Module):
         clip: largest norm of a batch's mean gradient per sentence; longer ones are shortened (Pascanu et al. 2013).
         optimiser: any `optax.GradientTransformation`, instead of Adam (Kingma and Ba 2015); it brings its own step sizes.
         decay: share of the learning rate that is left at the end.
-        average: end with the mean of the parameters over all steps instead of the last ones (Polyak and Juditsky 1992).
+        average: end with a mean of the parameters instead of the last ones: True is that over all steps (Polyak and
+            Juditsky 1992), a number below one the exponential mean with that decay, such as 0.998 for about the last 500.
         one_per_row: make each step's sentences separate rows, so that `batch_size` is exact.
+        schedule: what steps are multiplied by, instead of `decay`: any function of the epoch, which goes from 0 to `epochs`
+            in fractions, such as `optax.cosine_decay_schedule(1.0, epochs)`.
+
+    Optimisers and schedules are told apart by identity: keep the object for the next fit, since a new one is compiled anew.
 
     Raises:
-        ValueError: fewer than one epoch or sentence, a rate or a norm that is not positive, or a negative penalty.
+        ValueError: fewer than one epoch or sentence, a rate or a norm that is not positive, a negative penalty, or a
+            decay of the mean outside [0, 1].
+
+    Example:
+        >>> import chainrule as cr, optax
+        >>> method = cr.MiniBatch(
+        ...     epochs=30, learning_rate=2e-3, average=0.998,
+        ...     schedule=optax.warmup_cosine_decay_schedule(0.0, 1.0, warmup_steps=2, decay_steps=30),
+        ... )
+        >>> method.epochs
+        30
     """
 
     epochs: int = 20
@@ -39,8 +54,9 @@ class MiniBatch(eqx.Module):
     clip: float = 5.0
     optimiser: Any = eqx.field(default=None, static=True)
     decay: float = 0.1
-    average: bool = eqx.field(default=False, static=True)
+    average: bool | float = False
     one_per_row: bool = eqx.field(default=False, static=True)
+    schedule: Callable[[Any], Any] | None = eqx.field(default=None, static=True)
 
     def __check_init__(self):
         for name in ("epochs", "batch_size"):
@@ -52,6 +68,10 @@ class MiniBatch(eqx.Module):
         for name in ("l2", "decay"):
             if not 0 <= getattr(self, name) < float("inf"):
                 raise ValueError(f"MiniBatch: {name} is {getattr(self, name)}; it must be a number from 0 on")
+        if not 0 <= self.average <= 1:
+            raise ValueError(f"MiniBatch: average is {self.average}; give True, False, or a decay between 0 and 1")
+        if self.schedule is not None and not callable(self.schedule):
+            raise ValueError(f"MiniBatch: schedule is {self.schedule!r}; wanted a function of the epoch")
 
     def order(self, rng: np.random.Generator, num_rows: int, num_sequences: int) -> np.ndarray:
         """Rows of each step, shape (step, row): every epoch a new permutation, the last batch filled up from its start."""
@@ -98,45 +118,92 @@ def _unit_steps():
     return optax.sgd(1.0)
 
 
+class Descent(NamedTuple):
+    """Where a descent is.
+
+    Attributes:
+        parameters: as the last step left them.
+        solver: the state of the optimiser.
+        mean: the mean of the parameters, None where it is not asked for.
+        step: how many steps have been taken.
+    """
+
+    parameters: Any
+    solver: Any
+    mean: Any
+    step: Any
+
+    @property
+    def answer(self) -> Any:
+        """What the descent has found so far."""
+        return self.parameters if self.mean is None else self.mean
+
+
+class Pace(NamedTuple):
+    """Numbers that a descent depends on, traced: those of `MiniBatch`, the steps of all epochs and of one."""
+
+    rate: Any
+    decay: Any
+    clip: Any
+    average: Any
+    steps: Any
+    per_epoch: Any
+
+    @classmethod
+    def of(cls, method: MiniBatch, steps: int) -> "Pace":
+        """The numbers of a method."""
+        numbers = method.learning_rate, method.decay, method.clip, method.average, steps, steps // method.epochs
+        return cls(*(jnp.asarray(float(number)) for number in numbers))
+
+
+def begin(parameters: Any, method: MiniBatch, *, average: bool) -> Descent:
+    """The descent before its first step; to be called inside `jax.jit`."""
+    solver = _solver(method).init(parameters)
+    return Descent(parameters, solver, parameters if average else None, jnp.zeros((), jnp.int32))
+
+
 def descend(
     loss: Callable[..., Float[Array, ""]],
-    parameters: Any,
+    state: Descent,
     order,
     key,
     method: MiniBatch,
-    numbers,
+    pace: Pace,
     token: progress.Token,
-):
+) -> tuple[Descent, Float[Array, " step"]]:
     """Take one step for each row of `order`: `loss(parameters, rows, key)` is a batch's mean.
 
-    To be called inside `jax.jit`; `numbers` are the learning rate, the share of it that is left at the end, and the norm
-    at which gradients are clipped, traced. Returns the parameters, and the loss before each step.
+    To be called inside `jax.jit`. Returns where the descent is then, and the loss before each step.
     """
-    import optax
+    solver = _solver(method)
 
-    rate, decay, clip = numbers
-    solver = method.optimiser if method.optimiser is not None else optax.scale_by_adam()
-    steps = len(order)
-
-    def body(carry, x):
-        parameters, state, mean = carry
-        step, rows = x
+    def body(state, rows):
+        parameters, inner, mean, step = state
         value, gradient = jax.value_and_grad(loss)(parameters, rows, jax.random.fold_in(key, step))
         norm = jnp.sqrt(sum(jnp.vdot(g, g) for g in jax.tree.leaves(gradient)))
-        shorten = jnp.minimum(1, clip / jnp.maximum(norm, jnp.finfo(norm.dtype).tiny))
+        shorten = jnp.minimum(1, pace.clip / jnp.maximum(norm, jnp.finfo(norm.dtype).tiny))
         gradient = jax.tree.map(lambda g: g * shorten.astype(g.dtype), gradient)
+        now = step.astype(pace.rate.dtype)
         with jax.numpy_dtype_promotion("standard"):  # optax counts steps in integers and multiplies them with floats
-            update, state = solver.update(gradient, state, parameters)
+            update, inner = solver.update(gradient, inner, parameters)
+            factor = None if method.schedule is None else jnp.asarray(method.schedule(now / pace.per_epoch), now.dtype)
         if method.optimiser is None:
-            now = rate * (1 - (1 - decay) * step.astype(rate.dtype) / steps)
-            update = jax.tree.map(lambda u: -now.astype(u.dtype) * u, update)
+            factor = 1 - (1 - pace.decay) * now / pace.steps if factor is None else factor
+            factor = -pace.rate * factor
+        if factor is not None:
+            update = jax.tree.map(lambda u: factor.astype(u.dtype) * u, update)
         parameters = jax.tree.map(lambda p, u: p + u.astype(p.dtype), parameters, update)
-        if method.average:
-            mean = jax.tree.map(lambda m, p: m + (p - m) / (step + 1).astype(p.dtype), mean, parameters)
-        progress.report(token, step + 1, -value, last=step + 1 == steps)
-        return (parameters, state, mean), value
+        if mean is not None:
+            share = jnp.maximum(1 - pace.average, 1 / (now + 1))  # the first steps are averaged evenly
+            mean = jax.tree.map(lambda m, p: m + (p - m) * share.astype(p.dtype), mean, parameters)
+        step = step + 1
+        progress.report(token, step, -value, last=step == pace.steps.astype(step.dtype))
+        return Descent(parameters, inner, mean, step), value
 
-    xs = (jnp.arange(steps, dtype=jnp.int32), jnp.asarray(order))
-    start = (parameters, solver.init(parameters), parameters if method.average else None)
-    (parameters, _, mean), history = lax.scan(body, start, xs)
-    return mean if method.average else parameters, history
+    return lax.scan(body, state, jnp.asarray(order))
+
+
+def _solver(method: MiniBatch):
+    import optax
+
+    return method.optimiser if method.optimiser is not None else optax.scale_by_adam()

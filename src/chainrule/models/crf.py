@@ -16,7 +16,6 @@ import jax
 import jax.numpy as jnp
 import networkx as nx
 import numpy as np
-from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Float, Key
 
 from ..forms.chain import Chain, assemble
@@ -27,11 +26,12 @@ from ..learning.fit import Fit, Status
 from ..learning.gradient import LBFGS
 from ..learning.minibatch import AveragedPerceptron, MiniBatch
 from ..learning.quasi_newton import Ending, Limits
+from ..learning.validation import Validation
+from . import crf_descent as descent
 from . import crf_engine as engine
 from .crf_data import Taggings, gold_of, read_sentences, structure_of
 from .crf_objectives import Likelihood, MaxMargin, SoftmaxMargin
 from .crf_scores import IndexedSentences, best_labels, check_possible, indexed, scores_of
-from .emissions.base import generator
 from .features.base import AbstractFeature, Batch, Gold, Options
 from .features.sparse import as_feature
 from .memory import give_back
@@ -180,7 +180,7 @@ class LinearChainCRF(eqx.Module):
         """The most probable labels as indices, with their log p(y | x), which `known` does not change."""
         batch, free, scores = scores_of(self, x, known)
         states, total = engine.viterbi(scores, batch.layout)
-        check_possible(total)
+        check_possible(total, scores)
         log_prob = np.asarray(total) - np.asarray(engine.log_partition(free, batch.layout))
         return Path(batch.prepared.per_step(states), batch.prepared.per_sequence(log_prob), self.labels)
 
@@ -198,7 +198,7 @@ class LinearChainCRF(eqx.Module):
         found = engine.k_best(engine.chains(scores, batch.layout), int(k))
         count, sizes = len(batch.sentences), [len(sentence) for sentence in batch.sentences]
         score = np.asarray(found.score)[:count]
-        check_possible(score[:, 0])
+        check_possible(score[:, 0], scores)
         log_prob = score - np.asarray(engine.log_partition(free, batch.layout))[:count, None]
         states = [s[:, :size] for s, size in zip(np.asarray(found.states), sizes, strict=False)]
         if batch.single:
@@ -217,7 +217,7 @@ class LinearChainCRF(eqx.Module):
         """
         batch, free, scores = scores_of(self, x, y)
         everything = engine.log_partition(free, batch.layout)
-        check_possible(everything)
+        check_possible(everything, free)
         return batch.prepared.per_sequence(engine.log_partition(scores, batch.layout) - everything)
 
     def posterior(self, x, *, known=None) -> Posterior:
@@ -227,14 +227,14 @@ class LinearChainCRF(eqx.Module):
         steps = np.asarray(steps)
         steps = steps if steps.ndim == 2 else steps.sum((0, *range(3, steps.ndim)))
         everything = total if known is None else engine.log_partition(free, batch.layout)
-        check_possible(everything)
+        check_possible(everything, free)
         prepared = batch.prepared
         return Posterior(prepared.per_sequence(total - everything), prepared.per_step(marginals), steps, self.labels)
 
     def pair_posterior(self, x, *, known=None):
         """Marginals of steps p(y_{t−1} = i, y_t = j | x), shape (T − 1, K, K): a list of them for several sentences."""
         batch, _, scores = scores_of(self, x, known)
-        check_possible(engine.log_partition(scores, batch.layout))
+        check_possible(engine.log_partition(scores, batch.layout), scores)
         found = [steps[1:] for steps in batch.layout.unpack(np.asarray(engine.pair_marginals(scores, batch.layout)))]
         return found[0] if batch.single else found
 
@@ -247,14 +247,14 @@ class LinearChainCRF(eqx.Module):
             raise ValueError(f"num_samples is {num_samples}; ask for at least one")
         batch, _, scores = scores_of(self, x, known)
         paths, total = engine.sample(key, scores, batch.layout, num_samples=num_samples)
-        check_possible(total)
+        check_possible(total, scores)
         drawn = [p.T for p in batch.layout.unpack(np.asarray(paths))]
         return Path(drawn[0] if batch.single else drawn, batch.prepared.per_sequence(total), self.labels)
 
     def entropy(self, x, *, known=None):
         """Entropy of p(y | x) in nats, how undecided the whole labelling is: a number, or one for each sentence."""
         batch, _, scores = scores_of(self, x, known)
-        check_possible(engine.log_partition(scores, batch.layout))
+        check_possible(engine.log_partition(scores, batch.layout), scores)
         found = np.asarray(engine.entropy(engine.chains(scores, batch.layout)))
         return float(found[0]) if batch.single else found[: len(batch.sentences)]
 
@@ -328,6 +328,7 @@ class LinearChainCRF(eqx.Module):
         objective: Likelihood | MaxMargin | SoftmaxMargin | None = None,
         key: Key[Array, ""] | None = None,
         sample_weight=None,
+        validation: Validation | None = None,
         progress: bool = False,
     ) -> Fit:
         """Learn the weights, by maximum (penalised) conditional likelihood.
@@ -344,6 +345,7 @@ class LinearChainCRF(eqx.Module):
                 labels.
             key: for all but `LBFGS`: the order of the sentences, and dropout.
             sample_weight: how much each sentence counts, ≥ 0.
+            validation: for all but `LBFGS`: what to do after each epoch. The model is then that of the best one.
             progress: show a progress bar.
 
         Returns:
@@ -372,21 +374,28 @@ class LinearChainCRF(eqx.Module):
             raise ValueError(
                 f"{type(objective).__name__} needs all labels; only the likelihood can sum unknown ones out"
             )
+        if validation is not None and not by_rows:
+            raise ValueError(
+                f"validation looks on after each epoch, and {type(method).__name__} has none; use MiniBatch"
+            )
         learned, problem = self._problem(batch, gold, sample_weight, by_rows, objective)
         give_back()
+
+        def model_of(parameters):
+            own, weights = parameters
+            features = tuple(f.fitted(part, mine) for f, part, mine in zip(learned, problem.parts, own, strict=True))
+            return self._with(features, weights, token)
+
         if by_rows:
             if key is None:
                 raise ValueError(
                     "fit: MiniBatch goes through the sentences in random order; give key=jax.random.key(…)"
                 )
-            found = self._descend(method, batch, problem, key, progress)
+            found = descent.fit(method, batch, problem, key, model_of, validation, progress=progress)
         else:
             found = self._climb(method, problem, progress)
-        parameters, value, log_prob, history, iterations, status = found
-        features = tuple(
-            feature.fitted(part, own) for feature, part, own in zip(learned, problem.parts, parameters[0], strict=True)
-        )
-        model = self._with(features, parameters[1], token)
+        parameters, value, log_prob, history, iterations, status, *scores = found
+        model = model_of(parameters)
         return Fit(
             model=model,
             status=status,
@@ -397,6 +406,7 @@ class LinearChainCRF(eqx.Module):
             degenerate=np.zeros(0, bool),
             num_parameters=model.num_parameters(),
             num_observations=batch.num_tokens,
+            validation=scores[0] if scores else None,
         )
 
     def _climb(self, method: LBFGS, problem: engine.Problem, progress: bool):
@@ -406,21 +416,6 @@ class LinearChainCRF(eqx.Module):
             found = engine.climb(problem, method.l1, method.l2, limits, shown, **sizes)
         parameters, value, log_prob, history, iterations, ending = jax.device_get(found)
         return parameters, value, log_prob, -history[~np.isnan(history)], iterations, _status(int(ending))
-
-    def _descend(self, method: MiniBatch, batch: Batch, problem: engine.Problem, key, progress: bool):
-        count = len(batch.sentences)
-        num_rows = int(np.asarray(batch.layout.row)[:count].max()) + 1
-        order = method.order(generator(key), num_rows, count)
-        numbers = (method.l2, num_rows, count, method.learning_rate, method.decay, method.clip)
-        numbers = tuple(jnp.asarray(float(number)) for number in numbers)
-        with bars.bar("mini-batches", total=len(order), enabled=progress) as shown:
-            parameters, losses = engine.descend(problem, order, key, method, numbers, shown)
-        history = -np.asarray(losses, float).reshape(method.epochs, -1).mean(1) * count
-        flat, _ = ravel_pytree(parameters)
-        penalty = method.l2 * float(jnp.vdot(flat, flat))
-        value, unlikely = (float(v) for v in engine.total_loss(problem, parameters))
-        status = Status.MAX_ITERATIONS if np.isfinite(value) else Status.DIVERGED
-        return jax.device_get(parameters), value + penalty, -unlikely, history, len(order), status
 
     def num_parameters(self) -> int:
         """How many weights are not zero, those of steps and of first and last labels included.

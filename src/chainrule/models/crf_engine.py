@@ -14,7 +14,7 @@ from ..forms.sequences import Sequences
 from ..inference import chain as chain_engine
 from ..inference import decoding, rows
 from ..inference.logspace import logsumexp
-from ..learning import minibatch, progress, quasi_newton
+from ..learning import progress, quasi_newton
 from . import packed
 from .crf_objectives import Likelihood
 from .features.base import Part
@@ -227,26 +227,6 @@ def plus(a, b):
     if a is None or b is None:
         return b if a is None else a
     return a + b
-
-
-@jax.jit
-def descend(problem: Problem, order, key, method, numbers, token):
-    """Stochastic descent: see `chainrule.learning.minibatch`. Returns the parameters and the loss before each step."""
-    l2, num_rows, num_sentences, *rest = numbers
-
-    def loss(parameters, picked, key):
-        flat, _ = ravel_pytree(parameters)
-        part = problem.take(picked).loss(parameters, key) * (num_rows / len(picked))
-        return (part + l2 * jnp.vdot(flat, flat)) / num_sentences  # an unbiased estimate, per sentence
-
-    return minibatch.descend(loss, problem.parameters(), order, key, method, rest, token)
-
-
-@jax.jit
-def total_loss(problem: Problem, parameters):
-    """What is minimised, over all training sentences, and −Σ weight · log p(y | x)."""
-    likelihood = eqx.tree_at(lambda p: p.objective, problem, Likelihood())
-    return problem.loss(parameters), likelihood.loss(parameters)
 
 
 def climb(problem: Problem, l1, l2, limits, token, *, memory: int, size: int, sparse: bool):

@@ -101,7 +101,7 @@ def best_labels(model, x, known) -> tuple[Batch, list[np.ndarray]]:
             return batch, [_best_of_one(node[: batch.num_tokens, :, 0], weights, model.structure, allowed)]
     batch, _, scores = scores_of(model, x, known)
     states, total = engine.viterbi(scores, batch.layout)
-    check_possible(total)
+    check_possible(total, scores)
     return batch, batch.layout.unpack(np.asarray(states))
 
 
@@ -131,12 +131,20 @@ def _best_of_one(node, weights, structure, allowed) -> np.ndarray:
     return np.array(states[::-1])
 
 
-def check_possible(total):
-    """Refuse sentences whose log-partition or best score is −inf, where values can be looked at."""
-    if is_concrete(total):
-        impossible = np.flatnonzero(~np.isfinite(np.asarray(total)))
-        if len(impossible):
-            raise ValueError(
-                f"sentence {impossible[0]} has no possible labelling: what is known of its labels, or which of them may "
-                "begin, follow one another and end, rules all of them out"
-            )
+def check_possible(total, scores=None):
+    """Refuse sentences whose log-partition or best score is −inf or NaN, where values can be looked at."""
+    if not is_concrete(total):
+        return
+    impossible = np.flatnonzero(~np.isfinite(np.asarray(total)))
+    if len(impossible) == 0:
+        return
+    node = np.asarray(total if scores is None or not is_concrete(scores.node) else scores.node)
+    if np.isnan(node).any():
+        raise ValueError(
+            f"sentence {impossible[0]} has scores that are not numbers: a feature, such as a network that diverged, "
+            "gives NaN or infinity"
+        )
+    raise ValueError(
+        f"sentence {impossible[0]} has no possible labelling: what is known of its labels, or which of them may "
+        "begin, follow one another and end, rules all of them out"
+    )

@@ -10,7 +10,7 @@ import oracles
 import pytest
 
 import chainrule as cr
-from chainrule.models import crf_engine
+from chainrule.models import crf_descent, crf_engine
 from chainrule.models.results import Table
 
 LABELS = ["D", "N", "V"]
@@ -116,27 +116,51 @@ def test_the_same_key_gives_the_same_fit_and_compiles_once():
     crf = cr.LinearChainCRF(LABELS, [cr.attributes(describe)])
     method = cr.MiniBatch(epochs=2, batch_size=2, learning_rate=0.1)
     first = crf.fit(X, Y, method=method, key=KEY)
-    before = crf_engine.descend._cache_size()
+    before = crf_descent.descend._cache_size()
     second = crf.fit(X, Y, method=cr.MiniBatch(epochs=2, batch_size=2, learning_rate=0.1), key=KEY)
     other = crf.fit(X, Y, method=cr.MiniBatch(epochs=2, batch_size=2, learning_rate=0.2), key=jax.random.key(4))
-    assert crf_engine.descend._cache_size() == before
+    assert crf_descent.descend._cache_size() == before
     assert first.log_prob == second.log_prob != other.log_prob
 
 
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        ({"epochs": 0}, "epochs is 0"),
-        ({"batch_size": 0}, "batch_size is 0"),
-        ({"learning_rate": 0.0}, "learning_rate is 0.0"),
-        ({"clip": -1.0}, "clip is -1.0"),
-        ({"l2": -0.5}, "l2 is -0.5"),
-        ({"decay": float("nan")}, "decay is nan"),
-    ],
-)
-def test_mini_batches_refuse(arguments, message):
-    with pytest.raises(ValueError, match=message):
-        cr.MiniBatch(**arguments)
+def test_validation_keeps_the_best_epoch_and_stops():
+    seen = []
+
+    def score(model):
+        seen.append(model)
+        return [0.1, 0.5, 0.2, 0.5, 0.4][len(seen) - 1]
+
+    crf = cr.LinearChainCRF(LABELS, [cr.attributes(describe)])
+    method = cr.MiniBatch(epochs=5, batch_size=2, learning_rate=0.05)
+    fit = crf.fit(X, Y, method=method, key=KEY, validation=cr.Validation(score, patience=2))
+    assert fit.status is cr.Status.STOPPED_EARLY
+    np.testing.assert_array_equal(fit.validation, [0.1, 0.5, 0.2, 0.5])
+    assert fit.history.shape == (4,)
+    for kept, best in zip(jax.tree.leaves(fit.model), jax.tree.leaves(seen[1]), strict=True):
+        np.testing.assert_array_equal(kept, best)
+    assert fit.log_prob == pytest.approx(fit.model.log_prob(X, Y).sum(), rel=1e-4)
+
+    # who only looks on changes nothing
+    several = crf.fit(X, Y, method=method, key=KEY, validation=cr.Validation(lambda model: None))
+    alone = crf.fit(X, Y, method=method, key=KEY)
+    assert alone.validation is None
+    assert several.status is alone.status is cr.Status.MAX_ITERATIONS
+    assert several.validation is not None
+    assert np.isnan(several.validation).all()
+    np.testing.assert_allclose(several.history, alone.history, rtol=1e-5)
+    assert several.log_prob == pytest.approx(alone.log_prob, rel=1e-4)
+
+
+def test_validation_refuses():
+    crf = cr.LinearChainCRF(LABELS, [cr.attributes(describe)])
+    with pytest.raises(ValueError, match="wanted one number"):
+        crf.fit(X, Y, method=cr.MiniBatch(), key=KEY, validation=cr.Validation(lambda model: model.predict(X)))
+    with pytest.raises(ValueError, match="LBFGS has none; use MiniBatch"):
+        crf.fit(X, Y, validation=cr.Validation(lambda model: None))
+    with pytest.raises(ValueError, match="patience is 0"):
+        cr.Validation(lambda model: None, patience=0)
+    with pytest.raises(ValueError, match=r"score is 0\.5"):
+        cr.Validation(0.5)  # pyright: ignore[reportArgumentType]
 
 
 def test_random_methods_need_a_key():

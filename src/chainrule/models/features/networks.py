@@ -54,6 +54,9 @@ def _named(module) -> set[str]:
     return {p.name for p in parameters if p.kind in (p.KEYWORD_ONLY, p.POSITIONAL_OR_KEYWORD)}
 
 
+_ROWS = 128  # looked at together where no gradient is needed
+
+
 class NeuralFeature(AbstractFeature):
     """See `neural_feature`.
 
@@ -140,7 +143,16 @@ class NeuralFeature(AbstractFeature):
         parameters, rest = eqx.partition(self.module, eqx.is_inexact_array)
         others, static = eqx.partition(rest, eqx.is_array)
         mask, start = (np.asarray(x).T for x in (batch.layout.mask, batch.layout.start))
-        return _potentials(NeuralPart(parameters, others, arrays, mask, start, static, self.takes))
+        arrays = self.arrays(batch)
+        # some rows at a time, since what a network computes on the way is far larger than what it says
+        size, found = min(len(mask), _ROWS), []
+        for begin in range(0, len(mask), size):
+            rows = np.minimum(np.arange(begin, begin + size), len(mask) - 1)  # all of one size, and compiled once
+            some, mask_, start_ = jax.tree.map(lambda x, rows=rows: x[rows], (arrays, mask, start))
+            found.append(_potentials(NeuralPart(parameters, others, some, mask_, start_, static, self.takes)))
+        if len(found) == 1:
+            return found[0]
+        return jax.tree.map(lambda *parts: jnp.concatenate(parts, -1)[..., : len(mask)], *found)
 
     def __repr__(self):
         return f"neural_feature({type(self.module).__name__})"

@@ -1,0 +1,78 @@
+"""Networks under a CRF, as users hold them: many sentences, transformations of JAX, precision, numbers that are none."""
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+import oracles
+import pytest
+
+import chainrule as cr
+from chainrule.models import crf_descent
+from chainrule.models.features import networks
+
+LABELS = ["a", "b", "c"]
+KEY = jax.random.key(5)
+
+
+def crf_of(dtype=None, **options):
+    table = jax.random.normal(KEY, (9, 4), jnp.zeros(0, dtype).dtype)
+    net = cr.neural.SequenceTagger(eqx.nn.Embedding(weight=table), 3, hidden_size=3, key=KEY, dropout=0.0)
+    return cr.LinearChainCRF(LABELS, [cr.neural_feature(net, np.asarray)], **options)
+
+
+def data(count, longest=6):
+    rng = np.random.default_rng(count)
+    x = [rng.integers(0, 9, rng.integers(1, longest + 1)).astype(np.int32) for _ in range(count)]
+    return x, [[LABELS[k % 3] for k in one] for one in x]
+
+
+def enumerated(crf, one):
+    node = np.asarray(crf.features[0].module(jnp.asarray(one), inference=True), float)
+    return oracles.enumerate_chain(np.zeros(3), np.zeros((3, 3)), node)
+
+
+def test_some_rows_at_a_time_say_the_same(monkeypatch):
+    """More rows than are looked at together, the last of them filled up; in queries and in the loss of a fit."""
+    crf, (x, y) = crf_of(), data(29)
+    whole = crf.log_partition(x)
+    np.testing.assert_allclose(whole, [enumerated(crf, one).log_partition for one in x], rtol=1e-5, atol=1e-5)
+    monkeypatch.setattr(networks, "_ROWS", 5)
+    np.testing.assert_allclose(crf.log_partition(x), whole, rtol=1e-6)
+    monkeypatch.setattr(crf_descent, "_ROWS", 5)
+    fit = crf.fit(x, y, method=cr.MiniBatch(epochs=1), key=KEY, sample_weight=np.arange(29.0))
+    expected = np.arange(29) @ fit.model.log_prob(x, y)
+    assert fit.log_prob == pytest.approx(expected, rel=1e-5)
+
+
+def test_the_model_is_a_function_of_its_network():
+    """Its gradient by one weight is a difference quotient, and several networks are looked at by one vmap."""
+    crf, (x, y) = crf_of(), data(3)
+    (place,) = (lambda model: model.features[0].module.output.bias,)
+    moved = [eqx.tree_at(place, crf, place(crf) + jnp.array([step, 0, 0])) for step in (-1e-2, 0.0, 1e-2)]
+    slope = eqx.filter_grad(lambda model: model.log_prob(x, y).sum())(crf)
+    low, _, high = (model.log_prob(x, y).sum() for model in moved)
+    assert place(slope)[0] == pytest.approx((high - low) / 2e-2, abs=2e-3)
+
+    arrays, static = zip(*(eqx.partition(model, eqx.is_array) for model in moved), strict=True)
+    stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *arrays)
+    together = jax.jit(jax.vmap(lambda some: eqx.combine(some, static[0]).log_partition(x)))(stacked)
+    np.testing.assert_allclose(together, [model.log_partition(x) for model in moved], rtol=1e-5)
+
+
+def test_double_precision_all_the_way():
+    with jax.enable_x64(True):
+        crf, (x, _) = crf_of(jnp.float64), data(4)
+        for one, log_partition in zip(x, crf.log_partition(x), strict=True):
+            assert log_partition == pytest.approx(enumerated(crf, one).log_partition, rel=1e-13)
+        assert crf.posterior(x[:1]).marginals[0].dtype == np.float64
+
+
+def test_numbers_that_are_none_are_named():
+    crf, (x, y) = crf_of(), data(4)
+    broken = eqx.tree_at(lambda model: model.features[0].module.output.bias, crf, jnp.full(3, jnp.nan))
+    for ask in (broken.predict, broken.posterior, broken.viterbi):
+        with pytest.raises(ValueError, match="sentence 0 has scores that are not numbers"):
+            ask(x)
+    fit = broken.fit(x, y, method=cr.MiniBatch(epochs=1), key=KEY)
+    assert fit.status is cr.Status.DIVERGED
