@@ -1,6 +1,11 @@
 """What to maximise: criteria for `mdp.solve(criterion=…)`, where the expected discounted reward is not what matters.
 
 - `Average`: the reward per step in the long run;
+- `Soft`: discounted rewards and the entropy of the policy;
+- `Entropic`: discounted rewards under a nested entropic risk measure;
+- `CVaR`: the mean of the worst returns of a finite horizon;
+- `Robust`: discounted rewards under the worst probabilities within intervals;
+- `Constrained`: discounted rewards with limits on expected costs.
 
 Example:
     >>> import chainrule as cr
@@ -10,5 +15,7 @@ Example:
 """
 
 from .average import Average
+from .risk import Entropic, Soft
+from .robust import Robust
 
-__all__ = ["Average"]
+__all__ = ["Average", "Entropic", "Robust", "Soft"]

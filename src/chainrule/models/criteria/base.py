@@ -64,3 +64,26 @@ def solution(mdp, *, values, lower, upper, policy, action_values, gap, tolerance
         actions=mdp.action_names,
         **rest,
     )
+
+
+def from_fixed_point(mdp, found, backup, policy: np.ndarray, tolerance: float, **rest) -> Solution:
+    """A solution from what `fixed_point` found."""
+    going = ~backup.ended
+    low, middle, high = (
+        found.values + np.where(going, bound, 0) for bound in (found.bounds.low, found.bounds.middle, found.bounds.high)
+    )
+    return solution(
+        mdp,
+        values=middle,
+        lower=low,
+        upper=high,
+        policy=policy,
+        action_values=found.action_values + np.where(going, found.bounds.middle, 0)[:, None],
+        gap=found.bounds.gap,
+        tolerance=tolerance,
+        exact=found.exact,
+        iterations=found.iterations,
+        sweeps=found.sweeps,
+        history=np.array(found.history),
+        **rest,
+    )
