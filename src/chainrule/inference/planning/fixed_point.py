@@ -1,8 +1,8 @@
 """Fixed points of backups that are not linear under a policy: soft, risk-averse and robust ones.
 
 Such a backup T is monotone, and T(v + c) = T v + κ c with κ between 0 and γ: that is all that the bounds of MacQueen need
-(see `bounds`). Value iteration is followed, and where it is slow a step of Newton's method is taken, from the chain that
-is tangent to T at v; a step that does not make the bounds narrower is taken back.
+(see `bounds`). Value iteration is followed, and where it is slow a few steps of Newton's method are taken, each from the
+chain that is tangent to T at v; if they do not make the bounds narrower they are taken back.
 
 References:
     Puterman and Brumelle (1979), On the convergence of policy iteration in stationary dynamic programming: as Newton.
@@ -17,6 +17,9 @@ import numpy as np
 from .bounds import Bounds, macqueen
 from .evaluation import direct, is_narrow
 from .process import Chain
+
+
+_NEWTON = 8  # steps that may make the bounds wider; they often do at first, as in policy iteration
 
 
 class AbstractBackup(ABC):
@@ -66,7 +69,12 @@ def fixed_point(
 ) -> Fixed:
     """Solve v = T v, from values v, until the bounds are within the tolerance of their middle."""
     history: list[float] = []
-    steps, wait, plain, before, narrow = 0, 5, None, np.inf, None
+    steps, wait, narrow = 0, 5, None
+    plain, before, tried = (
+        None,
+        np.inf,
+        0,
+    )  # where Newton's method began, how wide the bounds were, how long it is at it
     while True:
         q = backup.action_values(v)
         values = backup.values(q)
@@ -81,13 +89,14 @@ def fixed_point(
         exact = high - low <= 4 * error
         if bounds.gap <= tolerance or exact or len(history) >= most:
             return Fixed(values, bounds, q, len(history), steps, history, exact)
-        if plain is not None and not bounds.gap < before:
+        if plain is not None and bounds.gap < before:  # it helps
+            plain, before, tried = values, bounds.gap, 0
+        elif plain is not None and tried == _NEWTON:
             v, plain, wait = plain, None, len(history) + 20
             continue
-        helped = plain is not None
         slow = len(history) >= wait and bounds.gap > 0.8 * history[-2]
-        plain, newton = None, None
-        if (slow or helped) and narrow is not False:
+        newton = None
+        if (slow or plain is not None) and narrow is not False:
             matrix = backup.tangent(v, q)
             narrow = is_narrow(matrix) if narrow is None else narrow
             if narrow:
@@ -95,6 +104,8 @@ def fixed_point(
                 newton = direct(Chain(matrix, rest), discount=backup.discount)
                 steps += 1
         if newton is None:
-            v = values
-        else:
-            v, plain, before = newton, values, bounds.gap
+            v, plain = values, None
+            continue
+        if plain is None:
+            plain, before, tried = values, bounds.gap, 0
+        v, tried = newton, tried + 1

@@ -10,7 +10,7 @@
 Example:
     >>> import chainrule as cr
     >>> mdp = cr.MDP([[[1.0, 0.0], [0.0, 1.0]], [[0.0, 1.0], [1.0, 0.0]]], [[0.0, 0.0], [1.0, 0.0]], discount=0.9)
-    >>> round(mdp.solve(criterion=cr.criteria.Average())[0], 6)
+    >>> round(mdp.solve(criterion=cr.criteria.Average())[0], 4)
     1.0
 """
 
