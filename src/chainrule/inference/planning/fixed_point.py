@@ -18,7 +18,6 @@ from .bounds import Bounds, macqueen
 from .evaluation import direct, is_narrow
 from .process import Chain
 
-
 _NEWTON = 8  # steps that may make the bounds wider; they often do at first, as in policy iteration
 
 

@@ -15,7 +15,9 @@ Example:
 """
 
 from .average import Average
+from .constrained import Constrained
+from .returns import CVaR
 from .risk import Entropic, Soft
 from .robust import Robust
 
-__all__ = ["Average", "Entropic", "Robust", "Soft"]
+__all__ = ["Average", "CVaR", "Constrained", "Entropic", "Robust", "Soft"]

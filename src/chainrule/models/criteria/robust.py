@@ -93,9 +93,9 @@ class Robust:
 
     def _check(self, mdp, form: Transitions, lower: np.ndarray, upper: np.ndarray):
         """Name the first pair whose intervals admit no distribution."""
-        good = ((lower >= 0) & (lower <= upper) & (upper <= 1)).all(axis=1)
+        good: Any = ((lower >= 0) & (lower <= upper) & (upper <= 1)).all(axis=1)
         total_low, total_high = lower.sum(axis=1), upper.sum(axis=1)
-        bad: Any = np.asarray(~(good & (total_low <= 1 + 1e-9) & (total_high >= 1 - 1e-9)))
+        bad = np.logical_not(good & (total_low <= 1 + 1e-9) & (total_high >= 1 - 1e-9))
         bad = bad.reshape(form.mask.shape) if form.rows is None else bad[np.asarray(form.rows)]
         bad &= np.asarray(form.mask) & ~np.asarray(form.terminal)[:, None]
         if not bad.any():
