@@ -8,7 +8,7 @@ import chainrule as cr
 from chainrule.inference.planning.components import end_components, steps_within
 from chainrule.inference.planning.process import Process
 
-from .enumeration import random_mdp
+from .enumeration import dense, random_mdp
 
 
 def slow(P, mask, ends):
@@ -36,7 +36,7 @@ def test_components_are_those_of_a_slow_search(seed):
     mdp = random_mdp(np.random.default_rng(seed), most_states=8)
     process = Process(mdp.transitions)
     component, inside = end_components(process)
-    label, keep = slow(np.asarray(mdp.transitions.probabilities), process.mask, process.ends)
+    label, keep = slow(dense(mdp)[0], process.mask, process.ends)
     np.testing.assert_array_equal(inside, keep)
     np.testing.assert_array_equal(component >= 0, keep.any(axis=1))
     known = component >= 0
