@@ -76,7 +76,7 @@ _MODULES = (
     "plotting",
     "rl",
 )
-_ALIASES = {"emissions": "models.emissions", "features": "models.features"}
+_ALIASES = {"criteria": "models.criteria", "emissions": "models.emissions", "features": "models.features"}
 
 __all__ = sorted([*_HOME, *_MODULES, *_ALIASES])  # noqa: PLE0605
 
@@ -97,7 +97,7 @@ if TYPE_CHECKING:
     )
     from .io import load, save
     from .learning import EM, LBFGS, Adam, AveragedPerceptron, Fit, MiniBatch, Status, Validation
-    from .models import emissions, features
+    from .models import criteria, emissions, features
     from .models.crf import LinearChainCRF
     from .models.crf_objectives import Likelihood, MaxMargin, SoftmaxMargin
     from .models.features import attributes, dense, feature_function, neural_feature, templates

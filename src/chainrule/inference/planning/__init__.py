@@ -10,5 +10,7 @@ traced, batched or differentiated, or lives on an accelerator, is solved by `cha
 - `components`: where a process can stay for ever;
 - `total_reward`, `average_reward`, `finite_horizon`: without discounting;
 - `linear_programs`: the same as linear programmes, with constraints too;
-- `risk`: soft, risk-averse and robust backups.
+- `long_run`, `stopping`: gain and bias of a chain; where to settle;
+- `fixed_point`, `soft`, `nested`: soft, risk-averse and robust backups;
+- `returns`: the tail of the return of a finite horizon.
 """
