@@ -5,6 +5,8 @@ by number. Following a policy, which differs between lanes, is not; so this is v
 MacQueen (1966) like everything else.
 """
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 from jax import lax
@@ -46,7 +48,7 @@ def side_by_side(form: Transitions, batched, tolerance, most):
     rows, dtype = None if form.rows is None else jnp.asarray(form.rows), rewards.dtype
     going = mask & ~terminal[:, None]
     ends = terminal.any(axis=0)
-    sums = probs.sum(axis=-2)
+    sums: Any = probs.sum(axis=-2)
     sums = sums if rows is None else sums[rows]
     factors = (
         jnp.where(ends, 0, discount * jnp.where(going, sums, jnp.inf).min(axis=(0, 1))).astype(dtype),
@@ -57,7 +59,7 @@ def side_by_side(form: Transitions, batched, tolerance, most):
     over = jnp.where((jnp.arange(form.num_actions) == 0)[:, None], jnp.zeros((), dtype), -jnp.inf)[None]
 
     def back_up(v, n):
-        expected = _expect(probs, successors, v)
+        expected: Any = _expect(probs, successors, v)
         q = rewards + discount[None, None] * (expected if rows is None else expected[rows])
         q = jnp.where(terminal[:, None], over, jnp.where(mask, q, -jnp.inf))
         values = q.max(axis=1)

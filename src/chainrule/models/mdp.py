@@ -413,10 +413,10 @@ class MDP(eqx.Module):
                     "where does it start? give start=, a state or a distribution, or the model an initial one"
                 )
             return np.asarray(self.initial)
-        if isinstance(start, np.ndarray | jax.Array) and start.ndim == 1:
+        if getattr(start, "ndim", 0) == 1:
             return sources.as_initial(start, self.transitions)
         found = np.zeros(self.num_states)
-        found[self.index(start)] = 1
+        found[state_index(start, self.state_names, self.num_states)] = 1
         return found
 
     # Learning

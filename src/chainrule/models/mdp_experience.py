@@ -145,7 +145,7 @@ def structure(steps: Sequence) -> dict[str, Any]:
     for at, found in seen.items():
         probs[at][: len(found)] = 1 / len(found)
         successors[at][: len(found)] = list(found)
-    mask = probs.any(axis=-1)
+    mask: Any = (probs > 0).any(axis=-1)
     return {
         "probabilities": probs,
         "rewards": np.zeros(shape),

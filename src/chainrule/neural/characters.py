@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from functools import partial
+from typing import Any
 
 import equinox as eqx
 import jax
@@ -97,10 +98,11 @@ class CharacterCNN(eqx.Module):
     def _word(self, tables, characters):
         size, scores = len(characters), []
         for table, convolve in zip(tables, self.convolutions, strict=True):
+            bias: Any = convolve.bias
             width = len(table)
             around = jnp.pad(characters, ((width - 1) // 2, width // 2))
             found = sum(table[j][around[j : j + size]] for j in range(width))
-            scores.append(found + convolve.bias.T)
+            scores.append(found + bias.T)
         used = characters > 0
         highest = jnp.where(used[:, None], jnp.concatenate(scores, 1), -jnp.inf).max(axis=0, initial=-jnp.inf)
         # a word of padding has no highest score; choose one before the activation, whose gradient at −inf may be NaN

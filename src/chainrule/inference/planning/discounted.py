@@ -237,7 +237,7 @@ def anderson(process: Process, v: np.ndarray, *, tolerance: float, most: int, me
             )
         if width > narrowest and v is not plain:
             v, narrowest = plain, np.inf
-            points.clear(), changes.clear()
+            points, changes = [], []
             continue
         narrowest, plain = width, values
         points, changes = [*points[-memory:], values], [*changes[-memory:], change]
