@@ -147,9 +147,8 @@ def test_the_story_of_conditional_random_fields_is_true(tmp_path):
     assert f1 > 0.75
     assert broken == 0
 
-    network, mixed = (numbers(said, f"^CRF, {name}: ")[-2:] for name in ("network", "network and attributes"))
-    assert network[0] < mixed[0]  # in so few sentences and epochs
-    assert network[0] < attributes[0]
+    network = numbers(said, "^CRF, network: ")[-2:]
+    assert 0.5 < network[0] < attributes[0]  # in so few sentences and epochs
 
     figures = ("doubts", "attributes", "transitions", "taggers", "phrases", "network")
     assert {path.name for path in tmp_path.glob("*.png")} == {f"crf_{name}.png" for name in figures}
