@@ -15,7 +15,8 @@ NAN = float("nan")
 def test_defaults_and_dtype():
     form = cr.Transitions(DENSE.astype(np.float16), REWARDS)
     assert repr(form) == "Transitions(2 states, 2 actions, dense)"
-    assert {form.probabilities.dtype, form.rewards.dtype, form.discount.dtype} == {jnp.dtype("float16")}
+    assert {form.probabilities.dtype, form.rewards.dtype} == {jnp.dtype("float16")}
+    assert form.discount.dtype == np.float64
     assert form.mask.all()
     assert not form.terminal.any()
     assert float(form.discount) == 1.0

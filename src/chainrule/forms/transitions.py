@@ -40,9 +40,9 @@ class Transitions(eqx.Module):
             feasible action.
         discount: γ in [0, 1]; 1 means undiscounted.
 
-    Everything is kept in the dtype of `probabilities`. NumPy arrays and lists stay NumPy arrays, without a copy where
-    the dtype allows it, so that float64 keeps its digits also where JAX computes in 32 bits. Rows of infeasible actions
-    play no part in any answer, but they must be finite.
+    Everything is kept in the dtype of `probabilities`, but for a concrete discount, whose last digits weigh much. NumPy
+    arrays and lists stay NumPy arrays, without a copy where the dtype allows it, so that float64 keeps its digits also
+    where JAX computes in 32 bits. Rows of infeasible actions play no part in any answer, but they must be finite.
 
     Raises:
         ValueError: shapes that do not fit, or, in concrete arrays, probabilities that are negative or NaN, a feasible
@@ -79,7 +79,8 @@ class Transitions(eqx.Module):
         self.outcome_rewards = None
         if rewards.ndim == 3 and rows is None and rewards.shape == probabilities.shape:
             self.outcome_rewards, rewards = rewards, (probabilities * rewards).sum(-1)
-        self.rewards, self.discount = rewards, _as_float(discount, probabilities.dtype)
+        self.rewards = rewards
+        self.discount = _as_float(discount, probabilities.dtype if isinstance(discount, jax.Array) else np.float64)
         self.terminal = np.zeros(shape[:1], bool) if terminal is None else _as_array(terminal, bool)
         self.mask = np.ones(shape, bool) if mask is None else _as_array(mask, bool)
         for name, wanted in (("rewards", shape), ("mask", shape), ("terminal", shape[:1]), ("discount", ())):
@@ -233,6 +234,8 @@ def _distinct_rows(probs, successors, used) -> tuple[np.ndarray, np.ndarray] | N
     rng = np.random.default_rng(0)
     mix = rng.standard_normal((2, probs.shape[1]))
     total = len(probs) if used is None else len(used)
+    if total == 0:
+        return None
 
     def project(chosen):
         """A number for each row, equal for equal rows and different, almost surely, for others.

@@ -67,7 +67,7 @@ def action_values(form: Transitions, v):
     expected = expect(*_arrays(form), v)
     if form.rows is not None:
         expected = expected[jnp.asarray(form.rows)]
-    q = jnp.asarray(form.rewards) + jnp.asarray(form.discount) * expected
+    q = jnp.asarray(form.rewards) + _discount(form) * expected
     first = jnp.arange(form.num_actions) == 0
     over = jnp.where(first, jnp.zeros((), q.dtype), -jnp.inf)
     return jnp.where(jnp.asarray(form.terminal)[:, None], over, jnp.where(jnp.asarray(form.mask), q, -jnp.inf))
@@ -108,7 +108,7 @@ def evaluate(form: Transitions, policy):
     policy = jnp.asarray(policy)
     chain = follow(form, policy) if jnp.issubdtype(policy.dtype, jnp.integer) else mix(form, policy)
     still = lax.stop_gradient(chain)
-    discount = jnp.asarray(form.discount)
+    discount = _discount(form)
     v = _solve(
         lambda x: x - lax.stop_gradient(discount) * expect(still.probabilities, still.successors, x), still.reward
     )
@@ -129,7 +129,7 @@ def solve(form: Transitions, *, tolerance, most: int = 10_000, sweeps: int = 100
     q, v, policy, bounds, iterations, done, exact = _optimum(form, tolerance, most, sweeps)
     going = ~jnp.asarray(form.terminal)
     lower, upper = (v + jnp.where(going, bound, 0) for bound in bounds)
-    values = _with_derivatives(follow(form, policy), jnp.asarray(form.discount), 0.5 * (lower + upper))
+    values = _with_derivatives(follow(form, policy), _discount(form), 0.5 * (lower + upper))
     gap = 0.5 * (bounds[1] - bounds[0])
     return Solved(values, lower, upper, q, policy, gap, iterations, done, exact)
 
@@ -148,7 +148,7 @@ def _optimum_jvp(primals, _):
 
 def _one(form: Transitions, tolerance, most, sweeps):
     """Modified policy iteration for one process."""
-    discount, dtype = jnp.asarray(form.discount), jnp.asarray(form.rewards).dtype
+    discount, dtype = _discount(form), jnp.asarray(form.rewards).dtype
     terminal, mask = jnp.asarray(form.terminal), jnp.asarray(form.mask)
     ends = terminal.any()
     largest = jnp.where(mask, jnp.abs(jnp.asarray(form.rewards)), 0).max()
@@ -222,9 +222,14 @@ def _factors(form: Transitions, ends):
     sums = jnp.asarray(form.probabilities).sum(-1)
     used = jnp.asarray(form.mask) & ~jnp.asarray(form.terminal)[:, None]
     sums = sums if form.rows is None else sums[jnp.asarray(form.rows)]
-    discount = jnp.asarray(form.discount)
+    discount = _discount(form)
     low = jnp.where(used, sums, jnp.inf).min()
     return jnp.where(ends, 0, discount * low).astype(discount.dtype), discount * jnp.where(used, sums, 0).max()
+
+
+def _discount(form: Transitions):
+    """γ in the dtype of everything else."""
+    return jnp.asarray(form.discount).astype(jnp.asarray(form.rewards).dtype)
 
 
 def _arrays(form: Transitions):

@@ -36,16 +36,18 @@ def side_by_side(form: Transitions, batched, tolerance, most):
         Q (S, A, lane), T v (S, lane), actions (S, lane), bounds (lane,) each, backups, 0, and whether rounding kept the gap
         from becoming smaller, (lane,). A lane axis may be of size one.
     """
+    dtype = jnp.asarray(form.rewards).dtype
 
     def lanes(name):
         leaf = jnp.asarray(getattr(form, name))
+        leaf = leaf.astype(dtype) if name == "discount" else leaf
         return jnp.moveaxis(leaf, 0, -1) if getattr(batched, name) else leaf[..., None]
 
     probs, rewards, mask, terminal, discount = (
         lanes(name) for name in ("probabilities", "rewards", "mask", "terminal", "discount")
     )
     successors = None if form.successors is None else jnp.asarray(form.successors)
-    rows, dtype = None if form.rows is None else jnp.asarray(form.rows), rewards.dtype
+    rows = None if form.rows is None else jnp.asarray(form.rows)
     going = mask & ~terminal[:, None]
     ends = terminal.any(axis=0)
     sums: Any = probs.sum(axis=-2)

@@ -114,7 +114,7 @@ def test_dense_padded_sparse_and_shared_rows_are_one_process():
 def test_a_certificate_in_less_precision_contains_the_truth(method):
     process = random_process(2, discount=0.99)
     coarse = process | {name: process[name].astype(np.float32) for name in ("probabilities", "rewards")}
-    wanted = truth(process | {"probabilities": coarse["probabilities"].astype(float)})
+    wanted = truth(process | {name: coarse[name].astype(float) for name in ("probabilities", "rewards")})
     solution = cr.MDP(**coarse).solve(method=method)
     assert (solution.lower <= wanted + 1e-9).all()
     assert (wanted <= solution.upper + 1e-9).all()
