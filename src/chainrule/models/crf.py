@@ -12,31 +12,24 @@ from collections.abc import Hashable, Sequence
 from typing import Any
 
 import equinox as eqx
-import jax
 import jax.numpy as jnp
 import networkx as nx
 import numpy as np
-from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Float, Key
 
-from ..forms.chain import Chain, assemble, is_concrete
-from ..forms.sequences import bucket
+from ..forms.chain import Chain, assemble
 from ..graphs.factor_graph import FactorGraph
-from ..graphs.labels import first_duplicate
-from ..learning import progress as bars
-from ..learning.fit import Fit, Status
+from ..learning.fit import Fit
 from ..learning.gradient import LBFGS
 from ..learning.minibatch import AveragedPerceptron, MiniBatch
-from ..learning.quasi_newton import Ending, Limits
 from . import crf_engine as engine
+from . import crf_inspection, crf_learning
 from .crf_data import Taggings, as_allowed, gold_of, last_tokens, read_sentences, structure_of
+from .crf_learning import check_possible as _check_possible
 from .crf_objectives import Likelihood, MaxMargin, SoftmaxMargin
-from .emissions.base import generator
 from .features.base import AbstractFeature, Batch, Gold, Options
 from .features.sparse import as_feature
-from .results import Path, Posterior, Table, find
-
-_ANY = object()  # None may be a label
+from .results import Path, Posterior, Table
 
 
 class LinearChainCRF(eqx.Module):
@@ -97,13 +90,7 @@ class LinearChainCRF(eqx.Module):
         min_pairs: int = 1,
         local: bool = False,
     ):
-        if isinstance(labels, str):
-            raise ValueError(f"labels is the string {labels!r}; wanted a list of labels")
-        self.labels = tuple(labels)
-        if not self.labels:
-            raise ValueError("there are no labels; wanted at least one")
-        if (twice := first_duplicate(self.labels)) is not None:
-            raise ValueError(f"label {twice!r} is there twice")
+        self.labels = crf_learning.check_labels(labels)
         if isinstance(features, str) or not isinstance(features, Sequence):
             raise ValueError(f"features is {features!r}; wanted a list, such as [templates('%x[0,0]')]")
         self.features = tuple(as_feature(feature) for feature in features)
@@ -248,7 +235,7 @@ class LinearChainCRF(eqx.Module):
 
     # Inspection
 
-    def strongest(self, n: int = 10, *, label: Hashable = _ANY) -> Table:
+    def strongest(self, n: int = 10, *, label: Hashable = crf_inspection.ANY) -> Table:
         """The n features with the largest absolute weights: rows of weight, feature, label, and previous label.
 
         Args:
@@ -258,36 +245,12 @@ class LinearChainCRF(eqx.Module):
         Raises:
             ValueError: an unknown label, or n below one.
         """
-        wanted = None if label is _ANY else find(label, self.labels)
-        rows = []
-        for feature in self.features:
-            for listed in feature.listed():
-                mine = np.flatnonzero((listed.values != 0) & ((wanted is None) | (listed.label == wanted)))
-                for k in mine[np.argsort(-np.abs(listed.values[mine]), kind="stable")[: _positive(n)]]:
-                    name, before = listed.describe(int(k))
-                    row = {
-                        "weight": float(listed.values[k]),
-                        "feature": name,
-                        "label": self._name(int(listed.label[k])),
-                    }
-                    rows.append(row | ({"previous": self._name(before)} if before >= 0 else {}))
-        return Table(sorted(rows, key=lambda row: -abs(row["weight"]))[:n])
+        return crf_inspection.strongest(self.features, self.labels, n, label)
 
     def strongest_steps(self, n: int = 10) -> Table:
         """The n steps between labels with the largest absolute weights: rows of weight, previous label, label."""
         weights = np.where(self.structure.pair, np.asarray(self.transition), 0)
-        order = np.argsort(-np.abs(weights), axis=None, kind="stable")[: _positive(n)]
-        steps = [divmod(int(k), self.num_labels) for k in order]
-        return Table(
-            [
-                {"weight": float(weights[i, j]), "previous": self.labels[i], "label": self.labels[j]}
-                for i, j in steps
-                if weights[i, j] != 0
-            ]
-        )
-
-    def _name(self, index: int):
-        return None if index < 0 else self.labels[index]
+        return crf_inspection.strongest_steps(weights, self.labels, n)
 
     # Learning
 
@@ -326,14 +289,7 @@ class LinearChainCRF(eqx.Module):
             ValueError: labels that do not fit the sentences, an unknown label, or labels that the structure forbids; the
                 message names the sentence and the token.
         """
-        method = LBFGS(l2=1.0) if method is None else method
-        if isinstance(method, AveragedPerceptron):
-            method, objective = method.as_minibatch(), MaxMargin(0.0) if objective is None else objective
-        objective = Likelihood() if objective is None else objective
-        if not isinstance(method, LBFGS | MiniBatch):
-            raise ValueError(f"method is {method!r}; give LBFGS(l1=…, l2=…), MiniBatch(…) or AveragedPerceptron(…)")
-        if not isinstance(objective, Likelihood | MaxMargin | SoftmaxMargin):
-            raise ValueError(f"objective is {objective!r}; give Likelihood(), MaxMargin() or SoftmaxMargin()")
+        method, objective = crf_learning.choose(method, objective)
         sentences, _, token = read_sentences(x, None)
         batch = Batch.of(sentences, one_per_row=self._one_per_row or getattr(method, "one_per_row", False))
         gold = gold_of(y, batch, self.labels)
@@ -343,53 +299,13 @@ class LinearChainCRF(eqx.Module):
                 f"{type(objective).__name__} needs all labels; only the likelihood can sum unknown ones out"
             )
         learned, problem = self._problem(batch, gold, sample_weight, by_rows, objective)
-        if by_rows:
-            if key is None:
-                raise ValueError(
-                    "fit: MiniBatch goes through the sentences in random order; give key=jax.random.key(…)"
-                )
-            found = self._descend(method, batch, problem, key, progress)
-        else:
-            found = self._climb(method, problem, progress)
-        parameters, value, log_prob, history, iterations, status = found
+        found = crf_learning.search(method, batch, problem, key, progress)
+        parameters = found.parameters
         features = tuple(
             feature.fitted(part, own) for feature, part, own in zip(learned, problem.parts, parameters[0], strict=True)
         )
         model = self._with(features, parameters[1], token)
-        return Fit(
-            model=model,
-            status=status,
-            iterations=int(iterations),
-            log_prob=float(log_prob),
-            history=history,
-            restart_objectives=np.array([-float(value)]),
-            degenerate=np.zeros(0, bool),
-            num_parameters=model.num_parameters(),
-            num_observations=batch.num_tokens,
-        )
-
-    def _climb(self, method: LBFGS, problem: engine.Problem, progress: bool):
-        sizes = {"memory": method.memory, "size": bucket(method.max_iterations + 1), "sparse": method.l1 > 0}
-        limits = Limits(method.max_iterations, method.tolerance, period=method.period)
-        with bars.bar("L-BFGS", total=method.max_iterations, enabled=progress) as shown:
-            found = engine.climb(problem, method.l1, method.l2, limits, shown, **sizes)
-        parameters, value, log_prob, history, iterations, ending = jax.device_get(found)
-        return parameters, value, log_prob, -history[~np.isnan(history)], iterations, _status(int(ending))
-
-    def _descend(self, method: MiniBatch, batch: Batch, problem: engine.Problem, key, progress: bool):
-        count = len(batch.sentences)
-        num_rows = int(np.asarray(batch.layout.row)[:count].max()) + 1
-        order = method.order(generator(key), num_rows, count)
-        numbers = (method.l2, num_rows, count, method.learning_rate, method.decay, method.clip)
-        numbers = tuple(jnp.asarray(float(number)) for number in numbers)
-        with bars.bar("mini-batches", total=len(order), enabled=progress) as shown:
-            parameters, losses = engine.descend(problem, order, key, method, numbers, shown)
-        history = -np.asarray(losses, float).reshape(method.epochs, -1).mean(1) * count
-        flat, _ = ravel_pytree(parameters)
-        penalty = method.l2 * float(jnp.vdot(flat, flat))
-        value, unlikely = (float(v) for v in engine.total_loss(problem, parameters))
-        status = Status.MAX_ITERATIONS if np.isfinite(value) else Status.DIVERGED
-        return jax.device_get(parameters), value + penalty, -unlikely, history, len(order), status
+        return found.fit(model, batch.num_tokens)
 
     def num_parameters(self) -> int:
         """How many weights there are, those of steps and of first and last labels included."""
@@ -471,27 +387,3 @@ class LinearChainCRF(eqx.Module):
     def __repr__(self):
         features = ", ".join(repr(feature) for feature in self.features)
         return f"LinearChainCRF({self.num_labels} labels, [{features}])"
-
-
-def _positive(n: int) -> int:
-    if n < 1:
-        raise ValueError(f"n is {n}; ask for at least one row")
-    return n
-
-
-def _check_possible(total):
-    if is_concrete(total):
-        impossible = np.flatnonzero(~np.isfinite(np.asarray(total)))
-        if len(impossible):
-            raise ValueError(
-                f"sentence {impossible[0]} has no possible labelling: what is known of its labels, or which of them may "
-                "begin, follow one another and end, rules all of them out"
-            )
-
-
-def _status(ending: int) -> Status:
-    return {
-        Ending.CONVERGED: Status.CONVERGED,
-        Ending.MAX_ITERATIONS: Status.MAX_ITERATIONS,
-        Ending.NOT_FINITE: Status.DIVERGED,
-    }.get(Ending(ending), Status.STALLED)
