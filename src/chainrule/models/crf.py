@@ -23,11 +23,11 @@ from ..learning.fit import Fit
 from ..learning.gradient import LBFGS
 from ..learning.minibatch import AveragedPerceptron, MiniBatch
 from . import crf_engine as engine
-from . import crf_inspection, crf_learning
+from . import crf_inspection, crf_learning, crf_second_order
 from .crf_data import Taggings, as_allowed, gold_of, last_tokens, read_sentences, structure_of
 from .crf_learning import check_possible as _check_possible
 from .crf_objectives import Likelihood, MaxMargin, SoftmaxMargin
-from .features.base import AbstractFeature, Batch, Gold, Options
+from .features.base import AbstractFeature, Batch, Gold, Options, Potentials
 from .features.sparse import as_feature
 from .results import Path, Posterior, Table
 
@@ -49,9 +49,11 @@ class LinearChainCRF(eqx.Module):
         local: normalise each step by itself, p(y | x) = Π_t p(y_t | y_{t−1}, x), with the same features: a maximum-entropy
             Markov model (McCallum, Freitag and Pereira 2000). It trains without forward–backward, and suffers from label
             bias, which the CRF was invented against.
+        order: how many labels before a label speaks of: 1, or 2 for p(y | x) with weights for each three labels in a row
+            besides, and features f(x, y_prev2, y_prev, y, i). A step then costs K³ instead of K², whatever is forbidden.
 
     Raises:
-        ValueError: no labels or one twice, something that is not a feature, or a graph over other labels.
+        ValueError: no labels or one twice, something that is not a feature, a graph over other labels, or another order.
 
     A sentence is a list of tokens, or an array (time, …), as the features want it. Queries take one sentence, or a list of
     them, and answer in the same form.
@@ -77,6 +79,7 @@ class LinearChainCRF(eqx.Module):
     local: bool = eqx.field(static=True)
     options: Options = eqx.field(static=True)
     token: str | None = eqx.field(static=True)
+    second: Float[Array, "before label label"] | None
 
     def __init__(
         self,
@@ -89,6 +92,7 @@ class LinearChainCRF(eqx.Module):
         all_pairs: bool = False,
         min_pairs: int = 1,
         local: bool = False,
+        order: int = 1,
     ):
         self.labels = crf_learning.check_labels(labels)
         if isinstance(features, str) or not isinstance(features, Sequence):
@@ -102,10 +106,13 @@ class LinearChainCRF(eqx.Module):
         self.boundaries, self.seen_steps, self.local = boundaries, seen_steps, local
         self.options = Options(all_pairs, min_pairs, self.labels)
         self.token = None
+        self.second = crf_second_order.weights(order, size, self.features, local=local)
 
     def __check_init__(self):
         size = self.num_labels
         wanted = {"transition": (size, size), "first": (size,), "last": (size,)}
+        if self.second is not None:
+            wanted["second"] = (size + 1, size, size)
         for name, shape in wanted.items():
             if getattr(self, name).shape != shape:
                 raise ValueError(f"{name} has shape {getattr(self, name).shape}; {size} labels ask for {shape}")
@@ -114,6 +121,11 @@ class LinearChainCRF(eqx.Module):
     def num_labels(self) -> int:
         """K."""
         return len(self.labels)
+
+    @property
+    def order(self) -> int:
+        """How many labels before a label speaks of."""
+        return 1 if self.second is None else 2
 
     def graph(self) -> nx.DiGraph:
         """The steps that are allowed, with their weights."""
@@ -162,10 +174,11 @@ class LinearChainCRF(eqx.Module):
         if not isinstance(k, int | np.integer) or k < 1:
             raise ValueError(f"k is {k!r}; ask for a whole number of labellings, at least one")
         batch, free, scores = self._one(x, known, "k_best")
-        found = engine.k_best(engine.chain(scores, batch.layout), k)
-        _check_possible(found.score[:1])
+        states, score = engine.k_best(scores, batch.layout, k)
+        _check_possible(score[:1])
         log_partition = np.asarray(engine.log_partition(free, batch.layout))[0]
-        return Path(np.asarray(found.states), np.asarray(found.score) - log_partition, self.labels)
+        states = np.asarray(states)[:, : len(batch.sentences[0])]
+        return Path(states, np.asarray(score) - log_partition, self.labels)
 
     def log_partition(self, x, *, known=None):
         """Log Z(x), the sum over all labellings (that agree with what is known): a number, or one for each sentence."""
@@ -200,6 +213,21 @@ class LinearChainCRF(eqx.Module):
         found = [steps[1:] for steps in batch.layout.unpack(np.asarray(engine.pair_marginals(scores, batch.layout)))]
         return found[0] if batch.single else found
 
+    def triple_posterior(self, x, *, known=None):
+        """Marginals of three labels in a row, p(y_{t−2} = h, y_{t−1} = i, y_t = j | x), shape (T − 2, K, K, K).
+
+        A list of them for several sentences. The model must be of order 2.
+        """
+        if self.second is None:
+            raise ValueError(
+                "triple_posterior is for models of order 2; this one is of order 1: ask for pair_posterior"
+            )
+        batch, _, scores = self._scores(x, known)
+        _check_possible(engine.log_partition(scores, batch.layout))
+        triples = batch.layout.unpack(np.asarray(crf_second_order.triple_marginals(scores, batch.layout)))
+        found = [np.moveaxis(one[2:, ..., :-1], -1, 1) for one in triples]
+        return found[0] if batch.single else found
+
     def sample(self, key: Key[Array, ""], x, num_samples: int = 1, *, known=None) -> Path:
         """Draw labellings from p(y | x), exact and independent: states (num_samples, T), or a list of them.
 
@@ -217,21 +245,27 @@ class LinearChainCRF(eqx.Module):
         """Entropy of p(y | x) in nats, of one sentence: how undecided the whole labelling is."""
         batch, _, scores = self._one(x, known, "entropy")
         _check_possible(engine.log_partition(scores, batch.layout))
-        return float(engine.entropy(engine.chain(scores, batch.layout)))
+        return float(engine.entropy(scores, batch.layout))
 
     def chain(self, x, *, known=None) -> Chain:
-        """The chain form of one sentence, to be handed to any engine."""
+        """The chain form of one sentence, to be handed to any engine.
+
+        For order 2 its K (K + 1) states are pairs of labels: state k · (K + 1) + j is label k after label j, and after none
+        where j = K.
+        """
         batch, _, scores = self._one(x, known, "chain")
         return engine.chain(scores, batch.layout)
 
     def factor_graph(self, x) -> FactorGraph:
         """p(y | x) of one sentence as a factor graph over the variables ("y", 0) … ("y", T−1)."""
-        chain = self.chain(x)
-        node, pair = np.asarray(chain.node, float), np.asarray(chain.pair, float)
+        batch, _, scores = self._one(x, None, "factor_graph")
+        time = len(batch.sentences[0])
+        node, pair = np.asarray(scores.node, float)[:time, :, 0], np.asarray(scores.pair, float)
         factors: dict[Hashable, tuple] = {("x", t): ((("y", t),), row) for t, row in enumerate(node)}
-        for t in range(1, len(node)):
-            factors["step", t] = ((("y", t - 1), ("y", t)), pair if pair.ndim == 2 else pair[t - 1])
-        return FactorGraph({("y", t): self.labels for t in range(len(node))}, factors)
+        for t in range(1, time):
+            factors["step", t] = ((("y", t - 1), ("y", t)), pair if pair.ndim == 2 else pair[t, ..., 0])
+        factors |= crf_second_order.factors(scores, time)
+        return FactorGraph({("y", t): self.labels for t in range(time)}, factors)
 
     # Inspection
 
@@ -250,7 +284,7 @@ class LinearChainCRF(eqx.Module):
     def strongest_steps(self, n: int = 10) -> Table:
         """The n steps between labels with the largest absolute weights: rows of weight, previous label, label."""
         weights = np.where(self.structure.pair, np.asarray(self.transition), 0)
-        return crf_inspection.strongest_steps(weights, self.labels, n)
+        return crf_inspection.strongest_steps(weights, self.labels, n, self.second)
 
     # Learning
 
@@ -311,6 +345,7 @@ class LinearChainCRF(eqx.Module):
         """How many weights there are, those of steps and of first and last labels included."""
         allowed = self.structure
         own = allowed.pair.sum() + (allowed.initial.sum() + allowed.final.sum() if self.boundaries else 0)
+        own += 0 if self.second is None else crf_second_order.free(allowed, self.boundaries).sum()
         return int(own) + sum(feature.num_parameters() for feature in self.features)
 
     def _problem(self, batch: Batch, gold: Gold, sample_weight, by_rows: bool, objective):
@@ -327,16 +362,25 @@ class LinearChainCRF(eqx.Module):
         transition = np.where(free_steps, self.transition, 0)
         weights = tuple(np.asarray(w, dtype) for w in (transition, self.first, self.last))
         ends = np.full(size, self.boundaries)
+        free = (free_steps, ends & self.structure.initial, ends & self.structure.final)
+        counts = tagged.counts.astype(dtype)
+        if self.second is not None:
+            if tagged.labels is not None:
+                counts = crf_second_order.gold_counts(tagged.labels, batch.layout.start, tagged.weight, counts)
+            third = crf_second_order.free(self.structure, self.boundaries)
+            if self.seen_steps and tagged.labels is not None:
+                third = third & np.moveaxis(counts["triple"] > 0, 2, 0)
+            weights, free = (*weights, np.where(third, self.second, 0).astype(dtype)), (*free, third)
         problem = engine.Problem(
             tuple(parts),
             weights,
-            (free_steps, ends & self.structure.initial, ends & self.structure.final),
+            free,
             self.structure,
             batch.layout.start,
             tagged.last,
             tagged.weight.astype(dtype),
             tagged.labels,
-            tagged.counts.astype(dtype),
+            counts,
             tagged.allowed,
             objective,
             self.local,
@@ -345,11 +389,9 @@ class LinearChainCRF(eqx.Module):
 
     def _with(self, features, weights, token) -> "LinearChainCRF":
         fields = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
-        transition, first, last = (jnp.asarray(w) for w in weights)
-        return assemble(
-            LinearChainCRF,
-            **(fields | dict(features=features, transition=transition, first=first, last=last, token=token)),
-        )
+        names = ("transition", "first", "last", "second")
+        learned = {name: jnp.asarray(w) for name, w in zip(names, weights, strict=False)}
+        return assemble(LinearChainCRF, **(fields | learned | {"features": features, "token": token}))
 
     # Scores
 
@@ -360,19 +402,16 @@ class LinearChainCRF(eqx.Module):
         sentences, single, _ = read_sentences(x, self.token)
         batch = Batch.of(sentences, single=single, one_per_row=self._one_per_row)
         layout = batch.layout
-        node: Any = np.zeros((len(layout.start), self.num_labels, layout.start.shape[1]), self.first.dtype)
-        pair: Any = None
+        found = Potentials(np.zeros((len(layout.start), self.num_labels, layout.start.shape[1]), self.first.dtype))
         for feature in self.features:
-            found = feature.potentials(batch)
-            node = node if found.node is None else node + found.node
-            pair = engine.plus(pair, found.pair)
-        weights = (self.transition, self.first, self.last)
-        free = engine.complete(node, pair, weights, self.structure, layout.start, last_tokens(layout), local=self.local)
+            found = engine.plus(found, feature.potentials(batch))
+        weights = (self.transition, self.first, self.last, *([] if self.second is None else [self.second]))
+        free = engine.complete(found, weights, self.structure, layout.start, last_tokens(layout), local=self.local)
         if known is None:
             return batch, free, free
         gold = gold_of([known] if single else known, batch, self.labels)
         allowed = batch.spread(as_allowed(gold)) | ~np.asarray(layout.mask)[:, None]
-        return batch, free, engine.Scores(jnp.where(allowed, free.node, -jnp.inf), free.pair)
+        return batch, free, free._replace(node=jnp.where(allowed, free.node, -jnp.inf))
 
     @property
     def _one_per_row(self) -> bool:
@@ -386,4 +425,5 @@ class LinearChainCRF(eqx.Module):
 
     def __repr__(self):
         features = ", ".join(repr(feature) for feature in self.features)
-        return f"LinearChainCRF({self.num_labels} labels, [{features}])"
+        order = "" if self.second is None else ", order=2"
+        return f"LinearChainCRF({self.num_labels} labels, [{features}]{order})"

@@ -10,7 +10,7 @@ import numpy as np
 
 from ..forms.sequences import Sequences
 from . import crf_engine as engine
-from .features.base import Batch, Gold
+from .features.base import Batch, Gold, Potentials
 
 
 def read_sentences(x, token: str | None) -> tuple[list[Any], bool, str]:
@@ -269,7 +269,7 @@ def _check_choices(allowed, structure: engine.Structure, layout: Sequences):
     nothing = np.zeros(shape, jnp.zeros(0).dtype)
     size = shape[1]
     weights = (np.zeros((size, size), nothing.dtype), np.zeros(size, nothing.dtype), np.zeros(size, nothing.dtype))
-    scores = engine.complete(nothing, None, weights, structure, layout.start, last_tokens(layout))
+    scores = engine.complete(Potentials(nothing), weights, structure, layout.start, last_tokens(layout))
     scores = engine.Scores(jnp.where(allowed, scores.node, -jnp.inf), scores.pair)
     total = np.asarray(engine.viterbi(scores, layout)[1])[: layout.num_sequences]
     if not np.isfinite(total).all():

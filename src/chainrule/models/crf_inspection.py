@@ -25,18 +25,20 @@ def strongest(features: Sequence[AbstractFeature], labels: tuple[Hashable, ...],
     return Table(sorted(rows, key=lambda row: -abs(row["weight"]))[:n])
 
 
-def strongest_steps(weights, labels: tuple[Hashable, ...], n: int) -> Table:
-    """The n steps with the largest absolute weights, of `weights` (previous, label)."""
-    weights = np.asarray(weights)
-    order = np.argsort(-np.abs(weights), axis=None, kind="stable")[: positive(n)]
-    steps = [divmod(int(k), len(labels)) for k in order]
-    return Table(
-        [
-            {"weight": float(weights[i, j]), "previous": labels[i], "label": labels[j]}
-            for i, j in steps
-            if weights[i, j] != 0
-        ]
-    )
+def strongest_steps(weights, labels: tuple[Hashable, ...], n: int, second=None) -> Table:
+    """The n steps with the largest absolute weights: `weights` (previous, label), `second` (before, previous, label)."""
+    rows = []
+    for table in (weights, second):
+        if table is not None:
+            values = np.asarray(table)
+            for k in np.argsort(-np.abs(values), axis=None, kind="stable")[: positive(n)].tolist():
+                *earlier, before, label = np.unravel_index(k, values.shape)
+                if values[*earlier, before, label] != 0:
+                    row: dict[str, Hashable] = {"weight": float(values[*earlier, before, label])}
+                    if earlier:
+                        row["before"] = labels[earlier[0]] if earlier[0] < len(labels) else ""
+                    rows.append(row | {"previous": labels[before], "label": labels[label]})
+    return Table(sorted(rows, key=lambda row: -abs(row["weight"]))[:n])
 
 
 def positive(n: int) -> int:
