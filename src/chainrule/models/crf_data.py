@@ -201,7 +201,7 @@ class Taggings(NamedTuple):
     def of(cls, batch: Batch, gold: Gold, structure: engine.Structure, labels, sample_weight) -> "Taggings":
         """Lay labels out, and check them against the structure."""
         layout, lengths = batch.layout, np.array([len(sentence) for sentence in batch.sentences])
-        weight = _weights(sample_weight, len(lengths))
+        weight = sentence_weights(sample_weight, len(lengths))
         owner = np.repeat(np.arange(len(lengths)), lengths)
         first = np.zeros(len(owner), bool)
         first[np.cumsum(lengths) - lengths] = True
@@ -226,7 +226,8 @@ class Taggings(NamedTuple):
         )
 
 
-def _weights(sample_weight, count: int) -> np.ndarray:
+def sentence_weights(sample_weight, count: int) -> np.ndarray:
+    """The weight of each sentence, one where nothing is said."""
     if sample_weight is None:
         return np.ones(count)
     weight = np.asarray(sample_weight, float)

@@ -1,16 +1,16 @@
 """What a conditional random field has learnt, as tables of its strongest weights."""
 
 from collections.abc import Hashable, Sequence
+from typing import Any
 
 import numpy as np
 
-from .features.base import AbstractFeature
 from .results import Table, find
 
 ANY = object()  # None may be a label
 
 
-def strongest(features: Sequence[AbstractFeature], labels: tuple[Hashable, ...], n: int, label: Hashable) -> Table:
+def strongest(features: Sequence[Any], labels: tuple[Hashable, ...], n: int, label: Hashable) -> Table:
     """The n features with the largest absolute weights: rows of weight, feature, label, and previous label."""
     wanted = None if label is ANY else find(label, labels)
     name = lambda index: None if index < 0 else labels[index]  # noqa: E731
