@@ -108,7 +108,7 @@ def k_best(kind: AbstractKind, steps: Steps, real, k: int):
     states = jnp.concatenate([start[None], places]) // k
     missing = ~jnp.isfinite(score.reshape(-1)[final])
     terms = jax.vmap(lambda path: path_terms(kind, steps, path[:, None])[:, 0], 1)(states)
-    return states.T, jnp.where(missing, -jnp.inf, jnp.where(real, terms, 0).sum(1))
+    return states.T, jnp.where(missing, -jnp.inf, jnp.where(real[None], terms, 0).sum(1))
 
 
 def entropy(kind: AbstractKind, steps: Steps, real) -> Float[Array, ""]:

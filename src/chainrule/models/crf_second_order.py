@@ -117,7 +117,7 @@ def sample(key, scores, data: Sequences, *, num_samples: int):
 def k_best(scores, data: Sequences, k: int):
     """The k best labellings of the only sentence, (k, time), and their scores."""
     states, score = compound_paths.k_best(*view(scores, data.start), jnp.asarray(data.mask)[:, 0], k)
-    possible = (score > -jnp.inf)[:, None] & jnp.asarray(data.mask)[:, 0]
+    possible = (score > -jnp.inf)[:, None] & jnp.asarray(data.mask)[None, :, 0]
     return jnp.where(possible, _labels(states, scores.node.shape[1]), -1), score
 
 

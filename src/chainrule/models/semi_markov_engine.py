@@ -104,7 +104,7 @@ def k_best(scores: Scores, left, data: Sequences, k: int):
     """The k best paths of states of the only sentence, (k, time), and their scores."""
     real = jnp.asarray(data.mask)[:, 0]
     states, score = compound_paths.k_best(*view(scores, data.start, left), real, k)
-    return jnp.where((score > -jnp.inf)[:, None] & real, states, -1), score
+    return jnp.where((score > -jnp.inf)[:, None] & real[None], states, -1), score
 
 
 @jax.jit

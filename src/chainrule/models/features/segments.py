@@ -42,13 +42,15 @@ def segment_attributes(extract: Callable[[Any, int, int], Any]) -> "Placed":
 
     Args:
         extract: `extract(x, start, stop)` gives the attributes of the segment x[start:stop], as `attributes` wants those of
-            a token: a dict of strings, numbers and booleans, or a list of names. It is called once for each possible segment.
+            a token: a dict of strings, numbers and booleans, or a list of names. It is called once for each possible
+            segment.
 
     Example:
         >>> import chainrule as cr
         >>> def capitals(x, start, stop):
         ...     return [f"{sum(word[0].isupper() for word in x[start:stop])} of {stop - start}"]
-        >>> crf = cr.SemiMarkovCRF(["O", "NAME"], [cr.features.segment_attributes(capitals)], max_length={"O": 1, "NAME": 3})
+        >>> features = [cr.features.segment_attributes(capitals)]
+        >>> crf = cr.SemiMarkovCRF(["O", "NAME"], features, max_length={"O": 1, "NAME": 3})
         >>> x = [["then", "Ada", "Lovelace", "wrote"], ["by", "hand", "wrote", "Ada"]]
         >>> y = [["O", "B-NAME", "I-NAME", "O"], ["O", "O", "O", "B-NAME"]]
         >>> crf.fit(x, y, method=cr.LBFGS(l2=0.01)).model.predict(["so", "did", "Grace", "Hopper"], tags=True)
