@@ -25,6 +25,22 @@ class Segments(AbstractKind):
     (length, label), the same at all steps; `segment` (length, label, row); `joint` (length, label, label before, row). All
     but `node`, `pair` and `length` may be missing. The mark `left` (row,) is how many steps follow. Messages
     are (steps left, label, row).
+
+    Where `left` is at least the longest length everywhere, the last segment may go on beyond the end of the data, as the
+    state of a hidden semi-Markov model does that is still there when the observation ends.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> from chainrule.inference import compound
+        >>> from chainrule.inference.semi_markov import Segments
+        >>> fixed = {"pair": jnp.zeros((1, 1)), "length": jnp.zeros((2, 1))}
+        >>> start, left = jnp.array([[True], [False], [False]]), jnp.array([[2], [1], [0]])
+        >>> steps = compound.Steps(fixed, {"node": jnp.zeros((3, 1, 1))}, {"left": left}, start)
+        >>> found = compound.smooth(Segments(1, 2), steps, jnp.ones((3, 1)))
+        >>> round(float(jnp.exp(found.terms.sum())), 4)  # 1 + 1 + 1, 1 + 2 and 2 + 1
+        3.0
+        >>> (3 * found.fixed["length"][:, 0]).round(4).tolist()  # how often each length occurs in all three
+        [5.0, 2.0]
     """
 
     num_labels: int = eqx.field(static=True)

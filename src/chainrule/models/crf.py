@@ -66,6 +66,14 @@ class LinearChainCRF(eqx.Module):
         >>> fit = crf.fit(sentences, tags, method=cr.LBFGS(l2=0.1))
         >>> fit.model.predict(["a", "dog", "sleeps"])
         ['D', 'N', 'V']
+
+        Of second order, with a feature of three labels in a row:
+
+        >>> def back_again(x, y_prev2, y_prev, y, i):
+        ...     return y == y_prev2
+        >>> second = cr.LinearChainCRF(["D", "N", "V"], [cr.templates("%x[0,0]"), cr.feature_function(back_again)], order=2)
+        >>> second.fit(sentences, tags, method=cr.LBFGS(l2=0.1)).model.predict(["a", "dog", "sleeps"])
+        ['D', 'N', 'V']
     """
 
     labels: tuple[Hashable, ...] = eqx.field(static=True)

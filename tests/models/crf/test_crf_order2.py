@@ -110,8 +110,11 @@ class Truth:
         return found[width - 1 :]
 
 
-@pytest.mark.parametrize("known", [None, SOME], ids=["free", "known"])
-@pytest.mark.parametrize("name", CASES)
+@pytest.mark.parametrize(
+    ("name", "known"),
+    [*((name, None) for name in CASES), ("every kind", SOME), ("structure", SOME)],
+    ids=[*(f"{name}-free" for name in CASES), "every kind-known", "structure-known"],
+)
 def test_questions_about_several_sentences(name, known):
     model, kinds, _, _ = case(name)
     x = [kinds[0].sentence(words) for words in NEW]

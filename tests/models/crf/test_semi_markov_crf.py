@@ -179,8 +179,11 @@ class Truth:
 NAMES = [*KINDS, "everything, structure"]
 
 
-@pytest.mark.parametrize("known", [None, SOME], ids=["free", "known"])
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize(
+    ("name", "known"),
+    [*((name, None) for name in NAMES), ("tokens", SOME), ("everything, structure", SOME)],
+    ids=[*(f"{name}-free" for name in NAMES), "tokens-known", "everything, structure-known"],
+)
 def test_questions_about_several_sentences(name, known):
     model = case(name)
     truth = [Truth(model, x, None if known is None else known[n]) for n, x in enumerate(NEW)]
