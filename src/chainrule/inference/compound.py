@@ -216,15 +216,37 @@ def _slow(kind: AbstractKind, steps: Steps, weight):
     return Smoothed(constant, by_fixed, by_varying)
 
 
+def _count(kind: AbstractKind, start) -> int:
+    """Into how many blocks the rows go."""
+    time, rows = start.shape
+    fits = lambda n: rows % n == 0 and time * kind.num_states * (rows // n) <= BLOCK  # noqa: E731
+    return next((n for n in range(1, rows) if fits(n)), rows)
+
+
+def _cut(tree, count: int):
+    """Arrays (…, row) as (block, …, row)."""
+    return jax.tree.map(lambda x: jnp.moveaxis(x.reshape(*x.shape[:-1], count, x.shape[-1] // count), -2, 0), tree)
+
+
+def _joined(tree):
+    """Arrays (block, …, row) as (…, row)."""
+    return jax.tree.map(lambda x: jnp.moveaxis(x, 0, -2).reshape(*x.shape[1:-1], -1), tree)
+
+
+def over_blocks(kind: AbstractKind, function, steps: Steps):
+    """`function(steps)` a block of rows at a time, for answers whose last axis is that of rows."""
+    count = _count(kind, steps.start)
+    if count == 1:
+        return function(steps)
+    by_row = _cut((steps.varying, steps.marks, steps.start), count)
+    return _joined(lax.map(lambda x: function(Steps(steps.fixed, *x)), by_row))
+
+
 def _in_blocks(kind: AbstractKind, function, steps: Steps, weight) -> Any:
     """`function(kind, steps, weight)` a block of rows at a time: a `Smoothed`, with or without whether it is trusted."""
-    time, rows = steps.start.shape
-    fits = lambda n: rows % n == 0 and time * kind.num_states * (rows // n) <= BLOCK  # noqa: E731
-    count = next((n for n in range(1, rows) if fits(n)), rows)
+    count = _count(kind, steps.start)
     if count == 1:
         return function(kind, steps, weight)
-    by_row = (steps.varying, steps.marks, steps.start, weight)
-    cut = jax.tree.map(lambda x: jnp.moveaxis(x.reshape(*x.shape[:-1], count, rows // count), -2, 0), by_row)
 
     def body(total, x):
         varying, marks, start, weight = x
@@ -232,9 +254,9 @@ def _in_blocks(kind: AbstractKind, function, steps: Steps, weight) -> Any:
         found, trusted = found if function is _fast else (found, True)
         return jax.tree.map(jnp.add, total, found.fixed), (found.terms, found.varying, trusted)
 
-    fixed, (terms, varying, trusted) = lax.scan(body, jax.tree.map(jnp.zeros_like, steps.fixed), cut)
-    join = lambda x: jnp.moveaxis(x, 0, -2).reshape(*x.shape[1:-1], rows)  # noqa: E731
-    found = Smoothed(join(terms), fixed, jax.tree.map(join, varying))
+    by_row = _cut((steps.varying, steps.marks, steps.start, weight), count)
+    fixed, (terms, varying, trusted) = lax.scan(body, jax.tree.map(jnp.zeros_like, steps.fixed), by_row)
+    found = Smoothed(_joined(terms), fixed, _joined(varying))
     return (found, jnp.all(trusted)) if function is _fast else found
 
 

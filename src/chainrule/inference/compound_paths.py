@@ -5,7 +5,7 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float, Int
 
-from .compound import AbstractKind, Steps, _all_states, _message, _moved, log_forward, over_states
+from .compound import AbstractKind, Steps, _all_states, _message, _moved, log_forward, over_blocks, over_states
 from .logspace import finite, logsumexp
 from .rings import Best, LogSums
 
@@ -15,7 +15,10 @@ _BY_ROW = (None, -1, -1)
 
 def best_states(kind: AbstractKind, steps: Steps) -> Int[Array, "time row"]:
     """Viterbi (1967) over all rows. Padding and impossible sequences get arbitrary states."""
+    return over_blocks(kind, lambda block: _best_states(kind, block), steps)
 
+
+def _best_states(kind: AbstractKind, steps: Steps) -> Int[Array, "time row"]:
     def ahead(message, x):
         now, marks, start = x
         score = _moved(kind, Best, steps.fixed, now, marks, start, message)
