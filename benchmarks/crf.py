@@ -116,7 +116,8 @@ def tagging(options) -> str:
         if "failure" in report:
             rows.append(f"{side} | {report['failure']} | | | | ")
             continue
-        for name, what in (("names", "lists of names"), ("windows", "tokens"), ("prebuilt", "ItemSequence")):
+        prebuilt = "IndexedSentences" if side == "chainrule" else "ItemSequence"
+        for name, what in (("names", "lists of names"), ("windows", "tokens"), ("prebuilt", prebuilt)):
             if name in report:
                 alone = report.get(f"{name}, one by one")
                 cells = [f"{rate / 1000:.0f}" for rate in report[name]]
@@ -124,9 +125,9 @@ def tagging(options) -> str:
                 rows.append(" | ".join([side, what, *cells, f"{100 * report['accuracy']:.2f}"]))
     return (
         "Thousands of tokens in a second, by wall time and by processor time; warm, medians of seven. From lists of names "
-        "that are there already; from tokens, making features counts (by templates, or in Python); CRFsuite can keep "
-        "sequences that were read before, chainrule has no such form. CRFsuite takes one sentence at a time anyway. The "
-        "models had ten iterations.\n\n" + markdown(rows)
+        "that are there already; from tokens, making features counts (by templates, or in Python); both can keep "
+        "sentences that were read before. CRFsuite takes one sentence at a time anyway. The models had ten "
+        "iterations.\n\n" + markdown(rows)
     )
 
 

@@ -100,9 +100,16 @@ def tagging(watch, path, limit=None, iterations=10):
         report |= quality(test, model.predict(queries))
         report[name] = _rate(lambda model=model, queries=queries: model.predict(queries), test.num_tokens)
         few = queries[:200]
-        count = sum(map(len, few))
-        report[f"{name}, one by one"] = _rate(lambda model=model, few=few: [model.predict(x) for x in few], count)
+        report[f"{name}, one by one"] = _alone(model, few)
+        if name == "names":
+            known = model.index(queries)
+            report["prebuilt"] = _rate(lambda model=model, known=known: model.predict(known), test.num_tokens)
+            report["prebuilt, one by one"] = _alone(model, [model.index(x) for x in few], sum(map(len, few)))
     return report
+
+
+def _alone(model, few, tokens=None):
+    return _rate(lambda: [model.predict(x) for x in few], sum(map(len, few)) if tokens is None else tokens)
 
 
 def _rate(call, tokens):

@@ -114,7 +114,7 @@ def _row(options, name, library, side, ours):
     else:
         cells += ["", ""]
     cells += [str(len(side["wall"])), str(side["steps"] or ""), _small(side.get("error")), _small(side["bound"])]
-    cells.append(_small(side.get("gap")))
+    cells.append(_small(side.get("gap")) + ("" if side.get("contained", True) else ", but the truth is outside"))
     kept = _measure(options, kind="memory", name=name, library=library)
     if "failure" in kept:
         return " | ".join([*cells, kept["failure"], "", ""])

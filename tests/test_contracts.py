@@ -219,3 +219,43 @@ def test_entropy_has_a_gradient():
     gradient = jax.grad(chain_engine.entropy)(a_chain())
     assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(gradient))
     assert any(np.asarray(leaf).any() for leaf in jax.tree.leaves(gradient))
+
+
+# Decision processes: what models of sequences promise, as far as it has a meaning here
+
+
+def test_a_decision_process_keeps_the_contracts(tmp_path):
+    mdp = zoo.decision_process()
+    traces = []
+
+    @jax.jit
+    def compiled(mdp):
+        traces.append(None)
+        return mdp.solve(tolerance=1e-3)
+
+    wanted = mdp.solve()
+    found = compiled(mdp)
+    np.testing.assert_allclose(found.values, wanted.values, atol=2e-3)
+    compiled(mdp.replace(rewards=-np.asarray(mdp.transitions.rewards)))
+    assert len(traces) == 1  # new values compile nothing
+
+    rewards = np.stack([np.asarray(mdp.transitions.rewards), -np.asarray(mdp.transitions.rewards)])
+    each = jax.vmap(lambda r: mdp.replace(rewards=r).solve(tolerance=1e-3).values)(rewards)
+    np.testing.assert_allclose(each[0], wanted.values, atol=2e-3)
+    slope = jax.grad(lambda r: mdp.replace(rewards=r).solve().values.sum())(jnp.asarray(rewards[0], jnp.float32))
+    assert np.isfinite(slope).all()
+    assert np.asarray(slope).any()
+
+    cr.save(tmp_path / "mdp.npz", mdp)
+    again = cr.load(tmp_path / "mdp.npz")
+    assert again.states == mdp.states
+    same(again, mdp)
+    with pytest.raises(AttributeError):
+        mdp.transitions = mdp.transitions
+    for thing in (mdp, wanted, wanted.policy, mdp.transitions, mdp.evaluate(wanted.policy)):
+        assert len(repr(thing)) < 100
+        assert "[" not in repr(thing)
+    assert list(mdp.graph()) == list(mdp.states)
+    np.testing.assert_allclose(cr.MDP.from_graph(mdp.graph(), discount=0.9).solve().values, wanted.values, atol=2e-6)
+    walks = [mdp.simulate(jax.random.key(0), wanted.policy, 5, num_samples=3, start="calm") for _ in range(2)]
+    same(*walks)

@@ -13,7 +13,7 @@ def blocks(language: str) -> list[str]:
 
 
 def test_example_says_what_its_comments_claim(capsys):
-    (example,) = blocks("python")
+    example, _ = blocks("python")
     scope = {}
     exec(compile(example, "README.md", "exec"), scope)
 
@@ -26,6 +26,19 @@ def test_example_says_what_its_comments_claim(capsys):
     assert not hmm.graph().has_edge("worn", "new")
     assert hmm.filter(alarms[2]).forecast[1] == pytest.approx(1, abs=1e-3)
     assert hmm.emission.rate.tolist() == pytest.approx([2, 7], abs=1)
+
+
+def test_decisions_say_what_their_comments_claim(capsys):
+    _, example = blocks("python")
+    scope = {}
+    exec(compile(example, "README.md", "exec"), scope)
+    solution, cr = scope["solution"], scope["cr"]
+    assert solution.status is cr.SolveStatus.CERTIFIED
+    assert solution["cool"] == pytest.approx(15.5, abs=1e-6)  # 2 − 0.45 over 1 − 0.9
+    printed = capsys.readouterr().out
+    assert "fast slow" in printed
+    assert "on back" in printed
+    assert scope["lake"].solve().values[0] == pytest.approx(0.5420, abs=1e-4)
 
 
 def test_shell_blocks_are_the_two_commands_on_one_line_each():

@@ -184,6 +184,7 @@ def test_the_story_of_decision_processes_is_true(tmp_path):
     for *_, exact, difference in checked:
         assert exact == pytest.approx(difference, rel=1e-4)
 
+    assert "equal to mdp.occupancy: True" in said
     assert "distinct rows kept: 201" in said
     assert numbers(said, "^the best policy: at") == [15, 84, 1460.91]  # as of inventories of any larger size
     assert re.search("^for all .* the policy has that form: True$", said, flags=re.MULTILINE)

@@ -73,3 +73,15 @@ EXAMPLES = [
         "markov chain", lambda: cr.MarkovChain(INITIAL, TRANSITION), np.array([0, 0, 1, 1, 0, 1, 1, 1, 0, 0, 0, 1])
     ),
 ]
+
+
+def decision_process() -> cr.MDP:
+    """Invest or wait while times are calm or rough, until it is over."""
+    return cr.MDP(
+        [[[0.7, 0.3, 0.0], [0.4, 0.4, 0.2]], [[0.5, 0.5, 0.0], [0.1, 0.5, 0.4]], [[0.0, 0.0, 1.0]] * 2],
+        [[0.0, 1.0], [-0.5, 0.5], [0.0, 0.0]],
+        terminal=[False, False, True],
+        discount=0.9,
+        states=("calm", "rough", "over"),
+        actions=("wait", "invest"),
+    )

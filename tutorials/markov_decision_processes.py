@@ -362,7 +362,8 @@ for s in busiest:
     nudge = jnp.zeros_like(rewards).at[s, a].set(1e-4)
     slope = (worth_of_start(rewards + nudge) - worth_of_start(rewards - nudge)) / 2e-4
     print(f"{walk.states[s]}, {walk.actions[a]}: gradient {gradient[s, a]:.6f}, by finite differences {slope:.6f}")
-print(f"sum over all places: {visits.sum():.4f}, the discounted length of the walk")
+same = np.allclose(gradient, walk.occupancy(walked[0.3].policy, start=START), atol=1e-6)
+print(f"sum over all places: {visits.sum():.4f}, the discounted length of the walk; equal to mdp.occupancy: {same}")
 
 figure, ax = plt.subplots(figsize=(9, 5), layout="constrained")
 shown = on_the_map(visits, walk.states)
@@ -439,47 +440,44 @@ save(figure, "inventory")
 # %% [markdown]
 # ## 8. When the process must be learned
 #
-# Nobody tells the probabilities of the machine of section 1; one watches it. With a Dirichlet prior on each row, counts
-# of what was seen give a Dirichlet posterior, and each draw from it is a process of its own. `vmap` solves all of them (at
-# a discount of 0.92): the result is a posterior of the value, and of which action is best. That running a new machine
-# beats selling it may be known long before the probabilities are.
+# Nobody tells the probabilities of the machine of section 1; one watches it. `mdp.posterior` puts a Dirichlet prior on each
+# row, over what the graph allows, and returns draws from the posterior: *one process whose arrays have a leading axis*.
+# `vmap` solves all of them (at a discount of 0.92): the result is a posterior of the value, and of which action is best.
+# That running a new machine beats selling it may be known long before the probabilities are.
 
 # %%
 patient = machine.replace(discount=0.92)
-form = patient.transitions
-probs = np.zeros((machine.num_states, machine.num_actions, machine.num_states))
-for state, action, after, probability, _ in OUTCOMES:
-    probs[machine.index(state), machine.actions.index(action), machine.index(after)] = probability
-paid = np.asarray(form.rewards)
-possible = probs > 0
-chancy = possible.sum(2, keepdims=True) > 1
+pairs = {}
+for state, action, after, probability, reward in OUTCOMES:
+    pairs.setdefault((state, action), []).append((probability, after, reward))
+
+
+def watch(trials):
+    """Try every action so many times, and write down (state, action, reward, next state)."""
+    steps = []
+    for (state, action), outcomes in pairs.items():
+        for i in rng.choice(len(outcomes), trials, p=[probability for probability, _, _ in outcomes]):
+            steps.append((state, action, outcomes[i][2], outcomes[i][1]))
+    return steps
 
 
 @jax.jit
 @jax.vmap
-def solve_draw(probabilities):
-    process = cr.MDP(probabilities, paid, mask=form.mask, terminal=form.terminal, discount=0.92)
+def solve_draw(process):
     best = process.solve()
     return best.values, best.policy.table
 
 
-def draw_processes(counts, number):
-    """Draws from the posterior of every row, a uniform Dirichlet prior over what is possible."""
-    weights = rng.gamma(np.where(possible, counts + 1.0, 1.0), size=(number, *counts.shape)) * possible
-    return np.where(chancy, weights / np.maximum(weights.sum(-1, keepdims=True), 1e-300), probs)
-
-
 heading("8. Learning the machine")
-posteriors, truth = {}, patient.solve()
+posteriors, truth, new, run = {}, patient.solve(), machine.index("new"), machine.actions.index("run")
 for trials in (4, 20, 200):
-    counts = np.array([[rng.multinomial(trials, row) if row.sum() else 0 * row for row in rows] for rows in probs])
-    values, tables = (np.asarray(x) for x in solve_draw(draw_processes(counts, 500 if args.quick else 4000)))
-    posteriors[trials] = values[:, 0]
-    shares = {a: (tables[:, 0] == machine.actions.index(a)).mean() for a in ("run", "sell")}
-    low, high = np.quantile(values[:, 0], [0.05, 0.95])
+    drawn = patient.posterior(jax.random.key(trials), watch(trials), num_draws=500 if args.quick else 4000)
+    values, tables = (np.asarray(x) for x in solve_draw(drawn))
+    posteriors[trials] = values[:, new]
+    low, high = np.quantile(values[:, new], [0.05, 0.95])
     print(
         f"{trials:3d} trials of each action: a new machine is worth {low:.1f} to {high:.1f} (90 %), "
-        f"P(running it is best) = {shares['run']:.2f}"
+        f"P(running it is best) = {(tables[:, new] == run).mean():.2f}"
     )
 print(f"truth: {truth['new']:.1f}")
 
@@ -496,7 +494,8 @@ save(figure, "posterior")
 # %% [markdown]
 # ## Where to go on
 #
-# The docstring of `cr.MDP` lists what else a process can be made from (scipy-sparse matrices, arrays) and solved by.
+# The docstrings of `cr.MDP` list what else a process can be made from (scipy-sparse matrices, arrays, tables) and asked
+# for: the chain of a policy, simulated walks, finite horizons.
 # `hidden_markov_models.py` is about chains whose states are not seen.
 
 # %%

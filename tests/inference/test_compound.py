@@ -13,11 +13,18 @@ from chainrule.inference import compound, compound_paths
 from .compound_cases import NAMES, TIME, random_case
 
 EVERY = pytest.mark.parametrize("name", NAMES)
+# Two with all kinds of weights, fixed and varying, go through what is the same for all kinds of chains; it takes long.
+SOME = pytest.mark.parametrize(
+    "name", [n if n in ("triples", "segments varying") else pytest.param(n, marks=pytest.mark.slow) for n in NAMES]
+)
 smooth = jax.jit(compound.smooth, static_argnums=0)
 fast = jax.jit(compound._fast, static_argnums=0)
 slow = jax.jit(compound._slow, static_argnums=0)
 best_states = jax.jit(compound_paths.best_states, static_argnums=0)
 path_terms = jax.jit(compound_paths.path_terms, static_argnums=0)
+total_and_slopes = jax.jit(jax.value_and_grad(compound.total, (1, 2)), static_argnums=0)
+k_best = jax.jit(compound_paths.k_best, static_argnums=(0, 3))
+entropy_of = jax.jit(compound_paths.entropy, static_argnums=0)
 
 
 def truth(case):
@@ -58,7 +65,6 @@ def test_sums_and_expected_uses(name, zeros):
         assert bool(trusted) or not possible
         if trusted:
             check(case, found, 1e-10)
-        check(case, smooth(case.kind, case.steps, case.weight), 1e-10)
 
 
 @EVERY
@@ -78,31 +84,29 @@ def test_nothing_possible_has_gradient_zero(name):
     node = case.steps.varying["node"].copy()
     node[0, :, 0] = -np.inf  # the first sequence of the first row
     steps = case.steps._replace(varying=case.steps.varying | {"node": node})
-    value, slopes = jax.jit(jax.value_and_grad(compound.total, (1, 2)), static_argnums=0)(
-        case.kind, *steps, case.weight
-    )
-    assert value == -np.inf
-    assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(slopes))
-    np.testing.assert_array_equal(slopes[1]["node"][:4, :, 0], 0)
+    found = smooth(case.kind, steps, case.weight)
+    assert sums(case, found.terms)[0] == -np.inf
+    assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves((found.fixed, found.varying)))
+    np.testing.assert_array_equal(found.varying["node"][:4, :, 0], 0)
 
 
-@EVERY
+@SOME
 def test_gradient_against_finite_differences(name):
     with jax.enable_x64(True):
         case = random_case(name, seed=5)
         rng = np.random.default_rng(0)
-        total = jax.jit(compound.total, static_argnums=0)
         at = (case.steps.fixed, case.steps.varying)
         way = jax.tree.map(lambda x: rng.normal(size=x.shape), at)
         moved = lambda s: jax.tree.map(lambda x, d: x + s * d, at, way)  # noqa: E731
         rest = (case.steps.marks, case.steps.start, case.weight)
-        slopes = jax.jit(jax.grad(compound.total, (1, 2)), static_argnums=0)(case.kind, *at, *rest)
+        slopes = total_and_slopes(case.kind, *at, *rest)[1]
+        total = lambda s: total_and_slopes(case.kind, *moved(s), *rest)[0]  # noqa: E731
         slope = sum(float((g * d).sum()) for g, d in zip(jax.tree.leaves(slopes), jax.tree.leaves(way), strict=True))
-        difference = (total(case.kind, *moved(1e-5), *rest) - total(case.kind, *moved(-1e-5), *rest)) / 2e-5
+        difference = (total(1e-5) - total(-1e-5)) / 2e-5
         assert slope == pytest.approx(float(difference), rel=1e-7)
 
 
-@EVERY
+@SOME
 def test_rows_in_blocks_are_the_same_rows(name, monkeypatch):
     case = random_case(name)
     whole = smooth(case.kind, case.steps, case.weight)
@@ -144,14 +148,14 @@ def alone(case, which=0):
     return steps._replace(varying=varying, marks=marks, start=start), np.arange(TIME) < size, size, paths
 
 
-@EVERY
+@SOME
 @pytest.mark.parametrize("zeros", [0.0, 0.25])
 def test_the_k_best_and_entropy(name, zeros):
     with jax.enable_x64(True):
         case = random_case(name, zeros=zeros, seed=4)
         steps, real, size, paths = alone(case)
         k = 12
-        states, scores = jax.jit(compound_paths.k_best, static_argnums=(0, 3))(case.kind, steps, real, k)
+        states, scores = k_best(case.kind, steps, real, k)
         wanted = np.array([score for score, _, _ in paths[:k]] + [-np.inf] * (k - len(paths)))
         np.testing.assert_allclose(scores, wanted, atol=1e-9)
         possible = {way: score for score, way, _ in paths if score > -np.inf}
@@ -161,11 +165,11 @@ def test_the_k_best_and_entropy(name, zeros):
         scores = np.array([score for score, _, _ in paths])
         probs = np.exp(scores - oracles.log_sum_exp(scores))
         entropy = -(probs[probs > 0] * np.log(probs[probs > 0])).sum()
-        found = jax.jit(compound_paths.entropy, static_argnums=0)(case.kind, steps, real)
+        found = entropy_of(case.kind, steps, real)
         assert float(found) == pytest.approx(entropy, abs=1e-9)
 
 
-@EVERY
+@SOME
 def test_draws_come_as_often_as_they_should(name):
     case, count = random_case(name, seed=6, zeros=0.1, dtype=np.float32), 4000
     drawn, _ = jax.jit(compound_paths.draws, static_argnums=(1, 3))(jax.random.key(0), case.kind, case.steps, count)
@@ -179,6 +183,7 @@ def test_draws_come_as_often_as_they_should(name):
             assert abs(mine.count(states) / count - p) <= 5 * np.sqrt(p * (1 - p) / count) + 1e-6
 
 
+@pytest.mark.slow
 def test_under_vmap():
     case, other = random_case("segments", seed=0), random_case("segments", seed=1)
     both = jax.tree.map(lambda a, b: jnp.stack([a, b]), case.steps, other.steps)

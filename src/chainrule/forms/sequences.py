@@ -8,17 +8,30 @@ new lengths rarely compile anything.
 """
 
 from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
 
-import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Int, Shaped
 
-from .chain import assemble, is_concrete
+from .chain import is_concrete
 
 
-class Sequences(eqx.Module):
+class Layout(NamedTuple):
+    """Where several sequences lie; see the attributes of `Sequences`."""
+
+    start: Any
+    mask: Any
+    row: Any
+    offset: Any
+
+
+# A plain dataclass, because one is made for every query and is taken apart by JAX without a word of Python.
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True, eq=False, repr=False)
+class Sequences:
     """Sequences of different lengths, packed.
 
     Build one with `Sequences.pack`; models do it for you, so it is worth doing by hand only to pack once and use many
@@ -30,6 +43,7 @@ class Sequences(eqx.Module):
         mask: True on real steps, shape (time, row).
         row, offset, lengths: where sequence n lies: steps `offset[n]` … `offset[n] + lengths[n] − 1` of row `row[n]`.
             The length is 0 for entries that only pad their number.
+        layout: holds `start`, `mask`, `row` and `offset`; None for a single sequence, which begins at step 0.
 
     Example:
         >>> import numpy as np, chainrule as cr
@@ -40,12 +54,9 @@ class Sequences(eqx.Module):
         [[0.0, 1.0, 2.0], [0.0, 1.0, 2.0, 3.0, 4.0]]
     """
 
-    values: Shaped[Array | np.ndarray, "time *event row"]
-    start: Bool[Array | np.ndarray, "time row"]
-    mask: Bool[Array | np.ndarray, "time row"]
-    row: Int[Array | np.ndarray, " sequence"]
-    offset: Int[Array | np.ndarray, " sequence"]
-    lengths: Int[Array | np.ndarray, " sequence"]
+    values: Any
+    lengths: Any
+    layout: Layout | None = None
 
     @classmethod
     def pack(
@@ -83,6 +94,29 @@ class Sequences(eqx.Module):
         else:
             arrays = [as_numpy(sequences)]
         return _pack(_checked(arrays))
+
+    @property
+    def start(self) -> Bool[Array | np.ndarray, "time row"]:
+        """True on the first step of each sequence, and on padding."""
+        if self.layout is not None:
+            return self.layout.start
+        steps = _steps(self)
+        return ((steps == 0) | (steps >= self.lengths))[:, None]
+
+    @property
+    def mask(self) -> Bool[Array | np.ndarray, "time row"]:
+        """True on real steps."""
+        return (_steps(self) < self.lengths)[:, None] if self.layout is None else self.layout.mask
+
+    @property
+    def row(self) -> Int[Array | np.ndarray, " sequence"]:
+        """The row that each sequence lies in."""
+        return np.zeros(1, np.int32) if self.layout is None else self.layout.row
+
+    @property
+    def offset(self) -> Int[Array | np.ndarray, " sequence"]:
+        """The step that each sequence begins at."""
+        return np.zeros(1, np.int32) if self.layout is None else self.layout.offset
 
     @property
     def num_sequences(self) -> int:
@@ -136,6 +170,11 @@ class Sequences(eqx.Module):
         if not is_concrete(self.lengths) or np.ndim(self.lengths) != 1:
             return "Sequences(traced)"
         return f"Sequences({self.num_sequences} sequences, {self.num_steps} steps)"
+
+
+def _steps(data: Sequences):
+    numbers = np if is_concrete(data.lengths) else jnp
+    return numbers.arange(data.values.shape[0], dtype=np.int32)
 
 
 def bucket(size: int) -> int:
@@ -231,19 +270,15 @@ def _pack(arrays: list[np.ndarray]) -> Sequences:
         mask[begin : begin + size, r] = True
     padding = (0, bucket(len(arrays)) - len(arrays))
     row, offset, lengths = (np.pad(x.astype(np.int32), padding) for x in (row, offset, lengths))
-    return assemble(Sequences, values=values, start=start, mask=mask, row=row, offset=offset, lengths=lengths)
+    return Sequences(values, lengths, Layout(start, mask, row, offset))
 
 
 def _pack_one(array: np.ndarray) -> Sequences:
     """The common case, kept free of the bookkeeping."""
     size = len(array)
-    time = bucket(size)
-    values = np.zeros((time, *array.shape[1:], 1), array.dtype)
+    values = np.zeros((bucket(size), *array.shape[1:], 1), array.dtype)
     values[:size, ..., 0] = array
-    start, mask = np.ones((time, 1), bool), np.zeros((time, 1), bool)
-    start[1:size], mask[:size] = False, True
-    zero, lengths = np.zeros(1, np.int32), np.array([size], np.int32)
-    return assemble(Sequences, values=values, start=start, mask=mask, row=zero, offset=zero, lengths=lengths)
+    return Sequences(values, np.array([size], np.int32))
 
 
 def _place(lengths: np.ndarray, time: int) -> tuple[np.ndarray, np.ndarray]:

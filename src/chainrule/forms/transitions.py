@@ -118,8 +118,8 @@ class Transitions(eqx.Module):
     def _check_values(self):
         """Look at each array once; what is wrong is searched for only where something is."""
         probs, mask = np.asarray(self.probabilities), np.asarray(self.mask)
-        sums = probs.sum(axis=-1, dtype=np.float64)
-        if not (probs.min() >= 0 and np.isfinite(sums).all()):
+        sums = _sums(probs)
+        if not (sums >= 0).all():
             bad = _first(~(probs >= 0) | np.isinf(probs))
             raise ValueError(f"probabilities{bad} is {probs[tuple(bad)]}; probabilities are finite and not negative")
         for name in ("rewards", "outcome_rewards"):
@@ -175,10 +175,14 @@ class Transitions(eqx.Module):
             return self
         probs = np.asarray(self.probabilities).reshape(self.mask.size, -1)
         successors = None if self.successors is None else np.asarray(self.successors).reshape(probs.shape)
-        found = _distinct_rows(probs, successors)
+        feasible = np.asarray(self.mask).reshape(-1)
+        used = None if feasible.all() else np.flatnonzero(feasible)
+        found = _distinct_rows(probs, successors, used)
         if found is None:
             return self
-        first, rows = found
+        first, found = found
+        rows = np.zeros(self.mask.size, np.int32)  # infeasible actions share a row that nobody asks for
+        rows[slice(None) if used is None else used] = found
         return Transitions(
             probs[first],
             self.rewards,
@@ -209,42 +213,57 @@ class Transitions(eqx.Module):
         return f"Transitions({self.num_states} states, {self.num_actions} actions, {layout}{shared})"
 
 
-def _distinct_rows(probs, successors) -> tuple[np.ndarray, np.ndarray] | None:
-    """Where each distinct row is first, and which of them every row is; None if more than half are distinct."""
+def _sums(probs: np.ndarray) -> np.ndarray:
+    """Sums of rows in float64; NaN where an entry is negative, NaN or infinite."""
+    found = np.empty(probs.shape[:-1])
+    flat, sums = probs.reshape(-1, probs.shape[-1]), found.reshape(-1)
+    ones = np.ones(flat.shape[1])
+    for piece in _pieces(len(flat), flat.shape[1]):
+        sums[piece] = flat[piece] @ ones
+        if not (flat[piece].min() >= 0 and np.isfinite(sums[piece]).all()):
+            sums[piece] = np.where((flat[piece] >= 0).all(axis=1) & np.isfinite(sums[piece]), sums[piece], np.nan)
+    return found
+
+
+def _distinct_rows(probs, successors, used) -> tuple[np.ndarray, np.ndarray] | None:
+    """Where each distinct row is first, and which of them every row is; None if more than half are distinct.
+
+    Only the rows `used` are looked at; None is all.
+    """
     rng = np.random.default_rng(0)
     mix = rng.standard_normal((2, probs.shape[1]))
-    sample = np.sort(rng.choice(len(probs), min(len(probs), 2048), replace=False))
-    few = _project(probs[sample], None if successors is None else successors[sample], mix)
-    if len(np.unique(few)) > 0.9 * len(sample):
+    total = len(probs) if used is None else len(used)
+
+    def project(chosen):
+        """A number for each row, equal for equal rows and different, almost surely, for others.
+
+        It is rounded, since a matrix product may add up its last rows in another order than its first.
+        """
+        found = probs[chosen] @ mix[0]
+        return np.round(found if successors is None else found + successors[chosen] @ mix[1], 7)
+
+    pieces = [piece if used is None else used[piece] for piece in _pieces(total, probs.shape[1])]
+    sample = np.sort(rng.choice(total, min(total, 2048), replace=False))
+    if len(np.unique(project(sample if used is None else used[sample]))) > 0.9 * len(sample):
         return None
-    _, first, rows = np.unique(_project(probs, successors, mix), return_index=True, return_inverse=True)
-    if 2 * len(first) > len(probs):
+    _, first, rows = np.unique(
+        np.concatenate([project(piece) for piece in pieces]), return_index=True, return_inverse=True
+    )
+    if 2 * len(first) > total:
         return None
-    for piece in _pieces(probs):
-        same = first[rows[piece]]
+    first = first if used is None else used[first]
+    for piece, place in zip(pieces, _pieces(total, probs.shape[1]), strict=True):
+        same = first[rows[place]]
         for values in (probs, successors):
             if values is not None and not np.array_equal(values[piece], values[same]):
                 return None  # two rows with one projection: keep them all rather than merge unequal ones
     return first, rows.astype(np.int32)
 
 
-def _project(probs, successors, mix) -> np.ndarray:
-    """A number for each row, equal for equal rows and different, almost surely, for others.
-
-    It is rounded, since a matrix product may add up its last rows in another order than its first.
-    """
-    total = np.empty(len(probs))
-    for piece in _pieces(probs):
-        total[piece] = probs[piece] @ mix[0]
-        if successors is not None:
-            total[piece] += successors[piece] @ mix[1]
-    return np.round(total, 7)
-
-
-def _pieces(values):
+def _pieces(rows: int, width: int):
     """Slices of rows that stay in the cache while they are looked at more than once."""
-    size = max(1, 65_536 // values.shape[1])
-    return (slice(start, start + size) for start in range(0, len(values), size))
+    size = max(1, 65_536 // width)
+    return (slice(start, min(start + size, rows)) for start in range(0, rows, size))
 
 
 def _as_array(value, dtype=None):

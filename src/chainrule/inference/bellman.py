@@ -15,8 +15,11 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 from jax import lax
+from jax.custom_batching import custom_vmap
+from jax.custom_derivatives import zero_from_primal
 
 from ..forms.transitions import Transitions
+from .bellman_batch import macqueen, side_by_side
 
 
 class Solved(NamedTuple):
@@ -123,8 +126,7 @@ def solve(form: Transitions, *, tolerance, most: int = 10_000, sweeps: int = 100
 
     Differentiable in rewards, probabilities and discount, by `values`.
     """
-    still = lax.stop_gradient(form)
-    q, v, policy, bounds, iterations, done, exact = _iterate(still, tolerance, most, sweeps)
+    q, v, policy, bounds, iterations, done, exact = _optimum(form, tolerance, most, sweeps)
     going = ~jnp.asarray(form.terminal)
     lower, upper = (v + jnp.where(going, bound, 0) for bound in bounds)
     values = _with_derivatives(follow(form, policy), jnp.asarray(form.discount), 0.5 * (lower + upper))
@@ -132,7 +134,20 @@ def solve(form: Transitions, *, tolerance, most: int = 10_000, sweeps: int = 100
     return Solved(values, lower, upper, q, policy, gap, iterations, done, exact)
 
 
-def _iterate(form: Transitions, tolerance, most, sweeps):
+@jax.custom_jvp
+def _optimum(form: Transitions, tolerance, most, sweeps):
+    """What is iterated for: the optimum, as a constant. Derivatives are attached to it afterwards."""
+    return _iterate(form, tolerance, most, sweeps)
+
+
+@_optimum.defjvp
+def _optimum_jvp(primals, _):
+    found = _optimum(*primals)
+    return found, jax.tree.map(lambda x: zero_from_primal(x, symbolic_zeros=False), found)
+
+
+def _one(form: Transitions, tolerance, most, sweeps):
+    """Modified policy iteration for one process."""
     discount, dtype = jnp.asarray(form.discount), jnp.asarray(form.rewards).dtype
     terminal, mask = jnp.asarray(form.terminal), jnp.asarray(form.mask)
     ends = terminal.any()
@@ -164,7 +179,7 @@ def _iterate(form: Transitions, tolerance, most, sweeps):
         policy = jnp.where(values - kept > 4 * error, q.argmax(1).astype(policy.dtype), policy)
         change = values - v
         low, high = change.min(), change.max()
-        bounds = _macqueen(
+        bounds = macqueen(
             jnp.where(ends, jnp.minimum(low, 0), low), jnp.where(ends, jnp.maximum(high, 0), high), factors, error
         )
         return values, policy, change, q, bounds, error, n + 1, done, spread(change) <= 8 * error
@@ -186,11 +201,21 @@ def _iterate(form: Transitions, tolerance, most, sweeps):
     return q, values, policy, bounds, n, done, exact
 
 
-def _macqueen(low, high, factors, error):
-    """As `planning.bounds.macqueen`; no bound where a factor is 1."""
-    small, large = (jnp.where(f < 1, f / jnp.where(f < 1, 1 - f, 1), jnp.inf) for f in factors)
-    low, high = low - 2 * error, high + 2 * error
-    return jnp.where(low < 0, large, small) * low - error, jnp.where(high > 0, large, small) * high + error
+_iterate = custom_vmap(_one)
+
+
+@_iterate.def_vmap
+def _many(axis_size, in_batched, form: Transitions, tolerance, most, sweeps):
+    """Processes that share their successors are solved side by side, others each for itself."""
+    batched = in_batched[0]
+    if any(jax.tree.leaves((batched.successors, batched.rows, *in_batched[1:]))):
+        axes = jax.tree.map(lambda b: 0 if b else None, tuple(in_batched))
+        found = jax.vmap(_one, in_axes=axes, axis_size=axis_size)(form, tolerance, most, sweeps)
+    else:
+        found = side_by_side(form, batched, tolerance, most)
+        whole = jax.tree.map(lambda leaf: jnp.broadcast_to(leaf, (*leaf.shape[:-1], axis_size)), found)
+        found = jax.tree.map(lambda leaf: jnp.moveaxis(leaf, -1, 0), whole)
+    return found, jax.tree.map(lambda _: True, found)
 
 
 def _factors(form: Transitions, ends):

@@ -12,6 +12,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 from jax.core import Tracer
 from jax.custom_batching import custom_vmap
@@ -80,7 +81,8 @@ class on_demand:
         if any(isinstance(leaf, Tracer) for leaf in leaves):
             return self._either(options, structure, *leaves)
         result, trusted = self._hope(options, structure, *leaves)
-        return result if trusted else self._careful(options, structure, *leaves)
+        # NumPy reads a flag in a tenth of the time that the array's own truth takes
+        return result if np.asarray(trusted) else self._careful(options, structure, *leaves)
 
     def _cache_size(self) -> int:
         """How many programs were compiled, as for any jitted function."""

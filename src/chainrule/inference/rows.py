@@ -19,7 +19,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float
 
-from . import certificate, logspace, scaled
+from . import certificate, fused, logspace, scaled
 from .certificate import certified
 
 
@@ -56,11 +56,15 @@ def _log_weigh(log, initial, transition, log_likelihood, start) -> logspace.LogW
 
 def _fast_smooth(log, initial, transition, log_likelihood, start, weight):
     w = _weigh(log, initial, transition, log_likelihood, start)
-    s = scaled.sweep(w)
-    mass, marginals, by_initial, by_transition = scaled.accumulate(w, s, weight)
+    if fused.suits(w):
+        constant, mass, marginals, by_initial, by_transition = fused.smooth(w, weight)
+    else:
+        s = scaled.sweep(w)
+        mass, marginals, by_initial, by_transition = scaled.accumulate(w, s, weight)
+        constant = s.constant
     counts = (w.initial * by_initial, w.transition * by_transition)
     derivatives = counts if log else (by_initial, by_transition)
-    terms = jnp.log(s.constant) + w.log_scale
+    terms = jnp.log(constant) + w.log_scale
     return Smoothed(terms, marginals, *derivatives, *counts), scaled.trusted(mass)
 
 

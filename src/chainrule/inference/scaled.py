@@ -19,6 +19,7 @@ new sequence begins at t. The recursion is that of Rabiner (1989, section V.A), 
 its own mass.
 """
 
+from functools import partial
 from typing import NamedTuple
 
 import jax
@@ -26,10 +27,14 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Bool, Float
 
+from .native import native
+
 HIGHEST = lax.Precision.HIGHEST
 # XLA runs a loop natively on the CPU only while its body touches little memory (about 1 KB); two sweeps in one loop
 # stay below that up to this many float32 states.
 SMALL = 8
+# Up to this many states a matrix lies in the second-level cache, and products of it with a vector need no library.
+WIDE = 256
 # Below this many products a fused sum is faster than a call to a matrix product.
 SHORT = 4096
 
@@ -89,36 +94,47 @@ def _finite_max(x, axis):
 
 def forward(w: Weights, *, floor: bool = False) -> tuple[Float[Array, "time state *row"], Float[Array, "time *row"]]:
     """Filtered distributions and their normalising constants."""
-    step, homogeneous = _forward_step(w, floor), w.transition.ndim == 2
+    run = _FORWARD[floor] if _one_of_vectors(w) else partial(_forward, floor)
+    return run(w.initial, w.transition, w.likelihood, w.start)
+
+
+def _forward(floor, initial, transition, likelihood, start):
+    step, homogeneous = _forward_step(initial, likelihood, floor), transition.ndim == 2
 
     def body(carry, x):
-        likelihood, start, *transition = x
-        filtered, constant = step(carry, likelihood, start, w.transition if homogeneous else transition[0])
+        likelihood, start, *varying = x
+        filtered, constant = step(carry, likelihood, start, transition if homogeneous else varying[0])
         return filtered, (filtered, constant)
 
-    xs = (w.likelihood, w.start) if homogeneous else (w.likelihood, w.start, w.transition)
-    return lax.scan(body, jnp.zeros_like(w.likelihood[0]), xs)[1]
+    xs = (likelihood, start) if homogeneous else (likelihood, start, transition)
+    return lax.scan(body, jnp.zeros_like(likelihood[0]), xs)[1]
+
+
+_FORWARD = {floor: native(partial(_forward, floor)) for floor in (False, True)}
 
 
 def sweep(w: Weights) -> Sweep:
-    """Both directions, in whichever of three equal ways suits the shape."""
-    one_row, small = w.likelihood.ndim == 2, w.likelihood.shape[1] <= SMALL
-    if w.transition.ndim > 2 or (one_row and small and w.likelihood.dtype != jnp.float32):
+    """Both directions, in whichever of two equal ways suits the shape."""
+    one_row, states = w.likelihood.ndim == 2, w.likelihood.shape[1]
+    if w.transition.ndim > 2 or (one_row and (states > SMALL or w.likelihood.dtype != jnp.float32)):
         return _sweep_apart(w)
-    if one_row and not small:
-        return _sweep_stacked(w)
     return _sweep_together(w)
+
+
+def _one_of_vectors(w: Weights) -> bool:
+    """Whether this is one chain whose steps are products of a vector and a matrix that fits into the caches."""
+    return w.likelihood.ndim == 2 and w.transition.ndim == 2 and w.likelihood.shape[1] <= WIDE
 
 
 def _sweep_together(w: Weights) -> Sweep:
     """Forward at t and backward at T−1−t share one loop, so that its overhead is paid once."""
-    ahead, back = _forward_step(w, floor=True), _backward_step(w)
+    ahead, back = _forward_step(w.initial, w.likelihood, floor=True), _backward_step(w.likelihood)
 
     def body(carry, x):
         filtered, backward = carry
         likelihood, start, late_likelihood, late_start = x
         filtered, constant = ahead(filtered, likelihood, start, w.transition)
-        return (filtered, back(backward, late_likelihood, late_start, w.transition)), (filtered, constant, backward)
+        return (filtered, back(backward, late_likelihood, late_start, w.transition.T)), (filtered, constant, backward)
 
     none = jnp.zeros_like(w.likelihood[0])
     xs = (w.likelihood, w.start, w.likelihood[::-1], w.start[::-1])
@@ -126,74 +142,66 @@ def _sweep_together(w: Weights) -> Sweep:
     return Sweep(filtered, backward[::-1], constant)
 
 
-def _sweep_stacked(w: Weights) -> Sweep:
-    """As `_sweep_together`, with one batched product for both directions: fewer, larger operations for one long row."""
-    flat = 1 / w.likelihood.shape[1]
-    matrices = jnp.stack([w.transition.T, w.transition])
-
-    def body(carry, x):
-        likelihood, start, late_likelihood, late_start = x
-        moved = jnp.einsum("dij,dj->di", matrices, carry.at[1].multiply(late_likelihood), precision=HIGHEST)
-        ahead = jnp.where(start, w.initial, moved[0]) * likelihood
-        both = floored(jnp.stack([ahead, jnp.where(late_start, flat, moved[1])]))
-        constant = both.sum(1)
-        both = both * (1 / constant)[:, None]
-        return both, (both[0], constant[0], carry[1])
-
-    none = jnp.zeros_like(w.likelihood[0])
-    xs = (w.likelihood, w.start, w.likelihood[::-1], w.start[::-1])
-    filtered, constant, backward = lax.scan(body, jnp.stack([none, none + flat]), xs, unroll=4)[1]
-    return Sweep(filtered, backward[::-1], constant)
-
-
 def _sweep_apart(w: Weights) -> Sweep:
-    step, homogeneous = _backward_step(w), w.transition.ndim == 2
+    """Two loops, which find their matrix in the nearest cache and may run on two cores."""
+    backward = _BACKWARD if _one_of_vectors(w) else _backward
+    turned = w.transition.T if w.transition.ndim == 2 else w.transition.swapaxes(1, 2)
+    filtered, constant = forward(w, floor=True)
+    return Sweep(filtered, backward(turned, w.likelihood, w.start), constant)
+
+
+def _backward(turned, likelihood, start):
+    step, homogeneous = _backward_step(likelihood), turned.ndim == 2
 
     def body(carry, x):
-        likelihood, start, *transition = x
-        return step(carry, likelihood, start, w.transition if homogeneous else transition[0]), carry
+        likelihood, start, *varying = x
+        return step(carry, likelihood, start, turned if homogeneous else varying[0]), carry
 
-    flat = jnp.full_like(w.likelihood[0], 1 / w.likelihood.shape[1])
-    xs = (w.likelihood, w.start) if homogeneous else (w.likelihood, w.start, w.transition)
-    filtered, constant = forward(w, floor=True)
-    return Sweep(filtered, lax.scan(body, flat, xs, reverse=True)[1], constant)
+    flat = jnp.full_like(likelihood[0], 1 / likelihood.shape[1])
+    xs = (likelihood, start) if homogeneous else (likelihood, start, turned)
+    return lax.scan(body, flat, xs, reverse=True)[1]
 
 
-def _forward_step(w: Weights, floor: bool):
-    initial = w.initial.reshape(-1, *[1] * (w.likelihood.ndim - 2))
+_BACKWARD = native(_backward)
+
+
+def _forward_step(initial, likelihood, floor: bool):
+    initial = initial.reshape(-1, *[1] * (likelihood.ndim - 2))
 
     def step(filtered, likelihood, start, transition):
-        predicted = jnp.where(start[None], initial, _from(transition, filtered))
+        predicted = jnp.where(start[None], initial, _moved(filtered, transition))
         joint = predicted * likelihood
         joint = floored(joint) if floor else joint
-        constant = joint.sum(0)
+        constant = _total(joint)
         return joint * (1 / constant)[None], constant
 
     return step
 
 
-def _backward_step(w: Weights):
-    flat = 1 / w.likelihood.shape[1]
+def _backward_step(likelihood):
+    flat = 1 / likelihood.shape[1]
 
-    def step(backward, likelihood, start, transition):
-        back = floored(_into(transition, likelihood * backward))
-        return jnp.where(start[None], flat, back * (1 / back.sum(0))[None])
+    def step(backward, likelihood, start, turned):
+        back = floored(_moved(likelihood * backward, turned))
+        return jnp.where(start[None], flat, back * (1 / _total(back))[None])
 
     return step
 
 
-def _from(transition, state):
-    """Σ_i transition[i, j] state[i]; each row may have a matrix of its own."""
-    if transition.ndim == 2:
-        return jnp.dot(transition.T, state, precision=HIGHEST)
-    return (transition * state[:, None]).sum(0)
+def _moved(state, transition):
+    """Σ_i state[i] transition[i, j]; each row may have a matrix of its own."""
+    if transition.ndim == 3:
+        return (transition * state[:, None]).sum(0)
+    if state.ndim == 1:  # a sum of the matrix's rows: vectors, where sums along rows would go number by number
+        return jnp.dot(state, transition, precision=HIGHEST)
+    return jnp.dot(transition.T, state, precision=HIGHEST)
 
 
-def _into(transition, state):
-    """Σ_j transition[i, j] state[j]."""
-    if transition.ndim == 2:
-        return jnp.dot(transition, state, precision=HIGHEST)
-    return (transition * state[None]).sum(1)
+def _total(mass):
+    """Sum over states; of one row, in eight parts at once."""
+    if mass.ndim == 1 and mass.size > SMALL and mass.size % 8 == 0:
+        return mass.reshape(-1, 8).sum(0).sum()
+    return mass.sum(0)
 
 
 def floored(mass):

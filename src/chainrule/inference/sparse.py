@@ -32,7 +32,8 @@ class Gathers(eqx.Module):
     """A sparse matrix as tables of gathers.
 
     Attributes:
-        columns: for each group its columns, shape (entry, row of the group); padding points past the last column.
+        columns: for each group its columns, shape (entry, row of the group); padding points past the last column, or at
+            one that holds nothing.
         values: for each group its values, same shape; None where all entries are one.
         chunks: the table that adds up the chunks of long rows, or None.
         place: where the sum of each row is found: in the groups one after the other, then in `chunks`; shape (row,).
@@ -44,12 +45,12 @@ class Gathers(eqx.Module):
     place: Int[np.ndarray, " row"]
 
     @classmethod
-    def of(cls, matrix: Any, dtype: Any = np.float32) -> "Gathers":
-        """Tables of a SciPy matrix in CSR form; host work, linear in its entries."""
+    def of(cls, matrix: Any, dtype: Any = np.float32, *, nothing: int | None = None) -> "Gathers":
+        """Tables of a SciPy matrix in CSR form; host work, linear in its entries. Padding points at column `nothing`."""
         begin = matrix.indptr.astype(np.int64)
         count = np.diff(begin)
         binary = bool((matrix.data == 1).all())
-        padding = matrix.shape[1]
+        padding = matrix.shape[1] if nothing is None else nothing
 
         pieces = np.maximum(-(-count // CHUNK), 1)
         owner = np.repeat(np.arange(len(count)), pieces)
@@ -90,18 +91,27 @@ class Gathers(eqx.Module):
 
 
 def _product(table: Gathers, dense):
+    size = dense.shape[1:]
+    odd = _odd(size[-1]) if len(size) == 1 else 0
+    dense = jnp.pad(dense, [(0, 1), *[(0, 0)] * (len(size) - 1), (0, odd)][: dense.ndim])  # padding points at zeros
+    found = _gathered(table, dense)
+    return found[:, : size[-1]] if odd else found
+
+
+def _odd(size: int) -> int:
+    """What rows lack to be whole vector registers, which are a third faster."""
+    return -size % LANES if size > LANES else 0
+
+
+def _gathered(table: Gathers, dense):
+    """The product with a dense array that has its row of zeros already."""
     if not table.columns:  # a matrix without rows has no groups
         return jnp.zeros((0, *dense.shape[1:]), dense.dtype)
-    size = dense.shape[1:]
-    # rows of whole vector registers are a third faster than odd ones; the row of zeros is what padding points at
-    odd = -size[-1] % LANES if len(size) == 1 and size[-1] > LANES else 0
-    dense = jnp.pad(dense, [(0, 1), *[(0, 0)] * (len(size) - 1), (0, odd)][: dense.ndim])
     groups = zip(table.columns, [None] * len(table.columns) if table.values is None else table.values, strict=True)
     found = jnp.concatenate([_summed(dense, columns, values) for columns, values in groups])
     if table.chunks is not None:
         found = jnp.concatenate([found, _product(table.chunks, found)])
-    found = found[jnp.asarray(table.place)]
-    return found[:, : size[-1]] if odd else found
+    return found[jnp.asarray(table.place)]
 
 
 def _summed(dense, columns, values):
@@ -125,8 +135,12 @@ def _summed(dense, columns, values):
 class SparseMap(eqx.Module):
     """Linear map θ ↦ M W(θ) for a sparse M and a dense matrix W whose entries are the parameters, or zero.
 
+    Rows of M that have much in common can share it: with M = R [I; B], the rows of B are sums of rows of W that are made
+    once for all rows of R that want them.
+
     Attributes:
-        matrix, transposed: M and Mᵀ.
+        matrix, transposed: M and Mᵀ, or R and Rᵀ.
+        bundles: B and Bᵀ, or None.
         parameter: which parameter stands at each entry of W, shape (column, label); as many as there are parameters
             where the entry is zero.
         entry: at which entry of W, read row by row, each parameter stands, shape (parameter,).
@@ -143,27 +157,48 @@ class SparseMap(eqx.Module):
 
     matrix: Gathers
     transposed: Gathers
+    bundles: tuple[Gathers, Gathers] | None
     parameter: Int[np.ndarray, "column label"]
     entry: Int[np.ndarray, " parameter"]
+    num_labels: int = eqx.field(static=True)
 
     @classmethod
-    def of(cls, matrix: Any, column, label, num_labels: int, dtype: Any = np.float32) -> "SparseMap":
-        """The map whose parameter p stands at (column[p], label[p])."""
-        entry = column.astype(np.int64) * num_labels + label
-        parameter = np.full(matrix.shape[1] * num_labels, len(entry), np.int32)
+    def of(
+        cls, matrix: Any, column, label, num_labels: int, dtype: Any = np.float32, *, bundles: Any = None
+    ) -> "SparseMap":
+        """The map whose parameter p stands at (column[p], label[p]); with `bundles`, B, `matrix` is R."""
+        columns = matrix.shape[1] if bundles is None else bundles.shape[1]
+        # a column of zeros, which padding points at, stands between those of W and their bundles
+        width = num_labels + _odd(num_labels)
+        entry = column.astype(np.int64) * width + label
+        parameter = np.full((columns + 1) * width, len(entry), np.int32)
         parameter[entry] = np.arange(len(entry))
-        table, transposed = Gathers.of(matrix, dtype), Gathers.of(matrix.T.tocsr(), dtype)
-        return cls(table, transposed, parameter.reshape(-1, num_labels), entry.astype(np.int32))
+        both = None
+        if bundles is not None:
+            matrix = _shifted(matrix, columns)
+            table = Gathers.of(bundles, dtype, nothing=columns)
+            back = sparse.hstack([sparse.csr_matrix((columns, columns + 1)), bundles.T], format="csr")
+            both = (table, Gathers.of(back, dtype, nothing=columns))
+        table, transposed = Gathers.of(matrix, dtype, nothing=columns), Gathers.of(matrix.T.tocsr(), dtype)
+        return cls(table, transposed, both, parameter.reshape(-1, width), entry.astype(np.int32), num_labels)
 
     def __call__(self, theta: Float[Array, " parameter"]) -> Float[Array, "row label"]:
         """M W(θ)."""
         return _apply(self, theta)
 
 
+def _shifted(matrix, columns: int):
+    """The same matrix with an empty column before column `columns`."""
+    indices = matrix.indices + (matrix.indices >= columns)
+    return sparse.csr_matrix((matrix.data, indices, matrix.indptr), shape=(matrix.shape[0], matrix.shape[1] + 1))
+
+
 @jax.custom_vjp
 def _apply(table: SparseMap, theta):
     dense = jnp.concatenate([theta, jnp.zeros(1, theta.dtype)])[jnp.asarray(table.parameter)]
-    return table.matrix @ dense
+    if table.bundles is not None:
+        dense = jnp.concatenate([dense, _gathered(table.bundles[0], dense)])
+    return _apart(table.matrix, dense)[:, : table.num_labels]
 
 
 def _apply_forward(table, theta):
@@ -171,7 +206,25 @@ def _apply_forward(table, theta):
 
 
 def _apply_backward(table, gradient):
-    return None, (table.transposed @ gradient).reshape(-1)[jnp.asarray(table.entry)]
+    slope = _apart(table.transposed, jnp.pad(gradient, ((0, 1), (0, _odd(table.num_labels)))))
+    if table.bundles is not None:
+        columns = len(table.parameter) - 1
+        slope = slope[:columns] + _gathered(table.bundles[1], slope)
+    return None, slope.reshape(-1)[jnp.asarray(table.entry)]
 
 
 _apply.defvjp(_apply_forward, _apply_backward)
+
+
+def _apart(table: Gathers, dense):
+    """The product as a program of its own, which begins and ends in memory.
+
+    XLA on CPU fuses what comes before and after into the gathers, such as a transposition of all rows, and then does them
+    one number at a time and in a bad order. It does not fuse across a condition; this one always holds, but XLA cannot
+    know, since it depends on data. (An optimisation barrier is gone by the time that it fuses.)
+    """
+    if not table.columns:
+        return _gathered(table, dense)
+    shape = jax.eval_shape(_gathered, table, dense)
+    always = jnp.asarray(table.columns[0])[0, 0] >= 0
+    return lax.cond(always, lambda: _gathered(table, dense), lambda: jnp.zeros(shape.shape, shape.dtype))

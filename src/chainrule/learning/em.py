@@ -53,37 +53,32 @@ class EM(eqx.Module):
     def run(self, models, data, prior, frozen, *, show_progress: bool = False):
         """Improve a batch of models (leading axis) side by side; see `Outcome`."""
         dtype = jnp.result_type(*[x for x in jax.tree.leaves(models) if jnp.issubdtype(x.dtype, jnp.floating)])
-        tolerance, floor = (jnp.asarray(x, dtype) for x in (self.tolerance, self.min_variance))
+        tolerance, floor = (np.asarray(x, dtype) for x in (self.tolerance, self.min_variance))
         state = _start(models, dtype, bucket(self.max_iterations + 1))
         with progress.bar("EM", total=self.max_iterations, enabled=show_progress) as token:
             rest = (data, prior, tolerance, self.max_iterations, floor, token)
             state, trusted = _em(rows.Scaled, state, *rest, frozen=frozen)
             if not trusted:  # go on from there with the log-space engine at hand
                 state, _ = _em(rows.Either, state, *rest, frozen=frozen)
-        objective = state.objective
-        good = jnp.isfinite(objective)
-        return Outcome(
-            state.models,
-            state.log_prob,
-            objective,
-            state.history,
-            state.iterations,
-            state.done & good,
-            ~good,
-            state.degenerate,
+        # From here on in NumPy: each operation on the device would be a program to compile.
+        log_prob, objective, history, iterations, done, degenerate = (
+            np.asarray(getattr(state, name))
+            for name in ("log_prob", "objective", "history", "iterations", "done", "degenerate")
         )
+        good = np.isfinite(objective)
+        return Outcome(state.models, log_prob, objective, history, iterations, done & good, ~good, degenerate)
 
 
 class Outcome(eqx.Module):
     """How a batch of runs ended: models, objectives and histories, each with the runs on the leading axis."""
 
     models: eqx.Module
-    log_prob: jax.Array
-    objective: jax.Array
-    history: jax.Array
-    iterations: jax.Array
-    converged: jax.Array
-    failed: jax.Array
+    log_prob: jax.Array | np.ndarray
+    objective: jax.Array | np.ndarray
+    history: jax.Array | np.ndarray
+    iterations: jax.Array | np.ndarray
+    converged: jax.Array | np.ndarray
+    failed: jax.Array | np.ndarray
     degenerate: jax.Array | np.ndarray
     stalled: jax.Array | np.ndarray | None = None
 
@@ -242,7 +237,7 @@ def pack_fit(outcome: Outcome, *, num_observations: int, num_parameters: int) ->
         status = Status.STALLED
     else:
         status = Status.CONVERGED if bool(outcome.converged[best]) else Status.MAX_ITERATIONS
-    model = jax.tree.map(lambda leaf: leaf[best], outcome.models)
+    model = jax.tree.map(lambda leaf: jax.device_put(np.asarray(leaf)[best]), outcome.models)
     return Fit(
         model=model,
         status=status,

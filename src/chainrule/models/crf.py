@@ -24,10 +24,10 @@ from ..learning.gradient import LBFGS
 from ..learning.minibatch import AveragedPerceptron, MiniBatch
 from . import crf_engine as engine
 from . import crf_inspection, crf_learning, crf_second_order
-from .crf_data import Taggings, as_allowed, gold_of, last_tokens, read_sentences, structure_of
-from .crf_learning import check_possible as _check_possible
+from .crf_data import Taggings, gold_of, read_sentences, structure_of
 from .crf_objectives import Likelihood, MaxMargin, SoftmaxMargin
-from .features.base import AbstractFeature, Batch, Gold, Options, Potentials
+from .crf_scores import IndexedSentences, best_labels, check_possible, indexed, scores_of, scores_of_one, weights_of
+from .features.base import AbstractFeature, Batch, Gold, Options
 from .features.sparse import as_feature
 from .results import Path, Posterior, Table
 
@@ -55,8 +55,8 @@ class LinearChainCRF(eqx.Module):
     Raises:
         ValueError: no labels or one twice, something that is not a feature, a graph over other labels, or another order.
 
-    A sentence is a list of tokens, or an array (time, …), as the features want it. Queries take one sentence, or a list of
-    them, and answer in the same form.
+    A sentence is a list of tokens, or an array (time, …), as the features want it: an array is always one sentence. Queries
+    take one sentence, or a list of them, or what `index` makes of either, and answer in the same form.
 
     Example:
         >>> import chainrule as cr
@@ -147,6 +147,24 @@ class LinearChainCRF(eqx.Module):
 
     # Queries
 
+    def index(self, x) -> IndexedSentences:
+        """Read sentences once, to ask about them again and again: all queries take the result in place of sentences.
+
+        It holds no weights: models of the same features, such as those that a longer fit goes on from, share it only if
+        their features have read the same training data in one `fit`.
+
+        Example:
+            >>> import chainrule as cr
+            >>> crf = cr.LinearChainCRF(["D", "N"], [cr.templates("%x[0,0]")])
+            >>> model = crf.fit([["the", "dog"], ["a", "cat"]], [["D", "N"]] * 2).model
+            >>> test = model.index([["a", "dog"], ["the", "cat"]])
+            >>> test
+            IndexedSentences(2 sentences, 4 tokens)
+            >>> model.predict(test)
+            [['D', 'N'], ['D', 'N']]
+        """
+        return indexed(self, x)
+
     def predict(self, x, *, known=None):
         """The most probable labels: a list of labels, or a list of such lists.
 
@@ -159,38 +177,43 @@ class LinearChainCRF(eqx.Module):
             ValueError: sentences unlike those of training, an unknown label, or no labelling that the structure and what
                 is known allow; the message names the sentence.
         """
-        batch, _, scores = self._scores(x, known)
-        states, total = engine.viterbi(scores, batch.layout)
-        _check_possible(total)
-        names = [[self.labels[k] for k in states] for states in batch.layout.unpack(np.asarray(states))]
+        batch, found = best_labels(self, x, known)
+        name = self.labels.__getitem__
+        names = [list(map(name, states.tolist())) for states in found]
         return names[0] if batch.single else names
 
     def viterbi(self, x, *, known=None) -> Path:
         """The most probable labels as indices, with their log p(y | x), which `known` does not change."""
-        batch, free, scores = self._scores(x, known)
+        batch, free, scores = scores_of(self, x, known)
         states, total = engine.viterbi(scores, batch.layout)
-        _check_possible(total)
+        check_possible(total)
         log_prob = np.asarray(total) - np.asarray(engine.log_partition(free, batch.layout))
         return Path(batch.prepared.per_step(states), batch.prepared.per_sequence(log_prob), self.labels)
 
     def k_best(self, x, k: int, *, known=None) -> Path:
-        """The k most probable labellings of one sentence, best first: states (k, T) and log p(y | x) (k,).
+        """The k most probable labellings, best first: states (k, T) and log p(y | x) (k,).
+
+        For several sentences: a list of states (k, T_i), and log-probabilities (S, k).
 
         Where fewer are possible, the rest have log-probability −inf and states −1. What is known picks among the
         labellings; it does not change their probabilities.
         """
         if not isinstance(k, int | np.integer) or k < 1:
             raise ValueError(f"k is {k!r}; ask for a whole number of labellings, at least one")
-        batch, free, scores = self._one(x, known, "k_best")
-        states, score = engine.k_best(scores, batch.layout, k)
-        _check_possible(score[:1])
-        log_partition = np.asarray(engine.log_partition(free, batch.layout))[0]
-        states = np.asarray(states)[:, : len(batch.sentences[0])]
-        return Path(states, np.asarray(score) - log_partition, self.labels)
+        batch, free, scores = scores_of(self, x, known)
+        states, score = map(np.asarray, engine.k_best(scores, batch.layout, int(k)))
+        count, sizes = len(batch.sentences), [len(sentence) for sentence in batch.sentences]
+        score = score[:count]
+        check_possible(score[:, 0])
+        log_prob = score - np.asarray(engine.log_partition(free, batch.layout))[:count, None]
+        states = [s[:, :size] for s, size in zip(states, sizes, strict=False)]
+        if batch.single:
+            return Path(states[0], log_prob[0], self.labels)
+        return Path(states, log_prob, self.labels)
 
     def log_partition(self, x, *, known=None):
         """Log Z(x), the sum over all labellings (that agree with what is known): a number, or one for each sentence."""
-        batch, _, scores = self._scores(x, known)
+        batch, _, scores = scores_of(self, x, known)
         return batch.prepared.per_sequence(engine.log_partition(scores, batch.layout))
 
     def log_prob(self, x, y):
@@ -198,26 +221,26 @@ class LinearChainCRF(eqx.Module):
 
         Labels of which only some are known give the probability of all labellings that agree with them.
         """
-        batch, free, scores = self._scores(x, y)
+        batch, free, scores = scores_of(self, x, y)
         everything = engine.log_partition(free, batch.layout)
-        _check_possible(everything)
+        check_possible(everything)
         return batch.prepared.per_sequence(engine.log_partition(scores, batch.layout) - everything)
 
     def posterior(self, x, *, known=None) -> Posterior:
         """Marginals p(y_t = k | x) and expected steps; `log_prob` is that of what is known, zero where that is nothing."""
-        batch, free, scores = self._scores(x, known)
+        batch, free, scores = scores_of(self, x, known)
         total, marginals, steps = engine.posterior(scores, batch.layout)
         steps = np.asarray(steps)
         steps = steps if steps.ndim == 2 else steps.sum((0, *range(3, steps.ndim)))
         everything = total if known is None else engine.log_partition(free, batch.layout)
-        _check_possible(everything)
+        check_possible(everything)
         prepared = batch.prepared
         return Posterior(prepared.per_sequence(total - everything), prepared.per_step(marginals), steps, self.labels)
 
     def pair_posterior(self, x, *, known=None):
         """Marginals of steps p(y_{t−1} = i, y_t = j | x), shape (T − 1, K, K): a list of them for several sentences."""
-        batch, _, scores = self._scores(x, known)
-        _check_possible(engine.log_partition(scores, batch.layout))
+        batch, _, scores = scores_of(self, x, known)
+        check_possible(engine.log_partition(scores, batch.layout))
         found = [steps[1:] for steps in batch.layout.unpack(np.asarray(engine.pair_marginals(scores, batch.layout)))]
         return found[0] if batch.single else found
 
@@ -230,8 +253,8 @@ class LinearChainCRF(eqx.Module):
             raise ValueError(
                 "triple_posterior is for models of order 2; this one is of order 1: ask for pair_posterior"
             )
-        batch, _, scores = self._scores(x, known)
-        _check_possible(engine.log_partition(scores, batch.layout))
+        batch, _, scores = scores_of(self, x, known)
+        check_possible(engine.log_partition(scores, batch.layout))
         triples = batch.layout.unpack(np.asarray(crf_second_order.triple_marginals(scores, batch.layout)))
         found = [np.moveaxis(one[2:, ..., :-1], -1, 1) for one in triples]
         return found[0] if batch.single else found
@@ -243,17 +266,18 @@ class LinearChainCRF(eqx.Module):
         """
         if num_samples < 1:
             raise ValueError(f"num_samples is {num_samples}; ask for at least one")
-        batch, _, scores = self._scores(x, known)
+        batch, _, scores = scores_of(self, x, known)
         paths, total = engine.sample(key, scores, batch.layout, num_samples=num_samples)
-        _check_possible(total)
+        check_possible(total)
         drawn = [p.T for p in batch.layout.unpack(np.asarray(paths))]
         return Path(drawn[0] if batch.single else drawn, batch.prepared.per_sequence(total), self.labels)
 
-    def entropy(self, x, *, known=None) -> float:
-        """Entropy of p(y | x) in nats, of one sentence: how undecided the whole labelling is."""
-        batch, _, scores = self._one(x, known, "entropy")
-        _check_possible(engine.log_partition(scores, batch.layout))
-        return float(engine.entropy(scores, batch.layout))
+    def entropy(self, x, *, known=None):
+        """Entropy of p(y | x) in nats, how undecided the whole labelling is: a number, or one for each sentence."""
+        batch, _, scores = scores_of(self, x, known)
+        check_possible(engine.log_partition(scores, batch.layout))
+        found = np.asarray(engine.entropy(scores, batch.layout))
+        return float(found[0]) if batch.single else found[: len(batch.sentences)]
 
     def chain(self, x, *, known=None) -> Chain:
         """The chain form of one sentence, to be handed to any engine.
@@ -261,12 +285,12 @@ class LinearChainCRF(eqx.Module):
         For order 2 its K (K + 1) states are pairs of labels: state k · (K + 1) + j is label k after label j, and after none
         where j = K.
         """
-        batch, _, scores = self._one(x, known, "chain")
+        batch, _, scores = scores_of_one(self, x, known, "chain")
         return engine.chain(scores, batch.layout)
 
     def factor_graph(self, x) -> FactorGraph:
         """p(y | x) of one sentence as a factor graph over the variables ("y", 0) … ("y", T−1)."""
-        batch, _, scores = self._one(x, None, "factor_graph")
+        batch, _, scores = scores_of_one(self, x, None, "factor_graph")
         time = len(batch.sentences[0])
         node, pair = np.asarray(scores.node, float)[:time, :, 0], np.asarray(scores.pair, float)
         factors: dict[Hashable, tuple] = {("x", t): ((("y", t),), row) for t, row in enumerate(node)}
@@ -333,7 +357,9 @@ class LinearChainCRF(eqx.Module):
         """
         method, objective = crf_learning.choose(method, objective)
         sentences, _, token = read_sentences(x, None)
-        batch = Batch.of(sentences, one_per_row=self._one_per_row or getattr(method, "one_per_row", False))
+        apart = any(feature.one_per_row for feature in self.features)
+        one_per_row = apart or getattr(method, "one_per_row", False)
+        batch = Batch.of(sentences, one_per_row=one_per_row)
         gold = gold_of(y, batch, self.labels)
         by_rows = isinstance(method, MiniBatch)
         if gold.allowed is not None and not isinstance(objective, Likelihood):
@@ -350,11 +376,12 @@ class LinearChainCRF(eqx.Module):
         return found.fit(model, batch.num_tokens)
 
     def num_parameters(self) -> int:
-        """How many weights there are, those of steps and of first and last labels included."""
-        allowed = self.structure
-        own = allowed.pair.sum() + (allowed.initial.sum() + allowed.final.sum() if self.boundaries else 0)
-        own += 0 if self.second is None else crf_second_order.free(allowed, self.boundaries).sum()
-        return int(own) + sum(feature.num_parameters() for feature in self.features)
+        """How many weights are not zero, those of steps and of first and last labels included.
+
+        A weight of zero is one that an L1 penalty has left out, that `seen_steps` leaves out, or that is not allowed.
+        """
+        own = sum(int(np.count_nonzero(w)) for w in weights_of(self))
+        return own + sum(feature.num_parameters() for feature in self.features)
 
     def _problem(self, batch: Batch, gold: Gold, sample_weight, by_rows: bool, objective):
         size = self.num_labels
@@ -400,36 +427,6 @@ class LinearChainCRF(eqx.Module):
         names = ("transition", "first", "last", "second")
         learned = {name: jnp.asarray(w) for name, w in zip(names, weights, strict=False)}
         return assemble(LinearChainCRF, **(fields | learned | {"features": features, "token": token}))
-
-    # Scores
-
-    def _scores(self, x, known) -> tuple[Batch, engine.Scores, engine.Scores]:
-        """The sentences, their log-potentials, and those that agree with what is known."""
-        if not all(feature.learned for feature in self.features):
-            raise ValueError("this model has not seen data yet: call fit(x, y) and use the .model that it returns")
-        sentences, single, _ = read_sentences(x, self.token)
-        batch = Batch.of(sentences, single=single, one_per_row=self._one_per_row)
-        layout = batch.layout
-        found = Potentials(np.zeros((len(layout.start), self.num_labels, layout.start.shape[1]), self.first.dtype))
-        for feature in self.features:
-            found = engine.plus(found, feature.potentials(batch))
-        weights = (self.transition, self.first, self.last, *([] if self.second is None else [self.second]))
-        free = engine.complete(found, weights, self.structure, layout.start, last_tokens(layout), local=self.local)
-        if known is None:
-            return batch, free, free
-        gold = gold_of([known] if single else known, batch, self.labels)
-        allowed = batch.spread(as_allowed(gold)) | ~np.asarray(layout.mask)[:, None]
-        return batch, free, free._replace(node=jnp.where(allowed, free.node, -jnp.inf))
-
-    @property
-    def _one_per_row(self) -> bool:
-        return any(feature.one_per_row for feature in self.features)
-
-    def _one(self, x, known, name: str):
-        batch, free, scores = self._scores(x, known)
-        if len(batch.sentences) != 1:
-            raise ValueError(f"{name} takes one sentence, got {len(batch.sentences)}")
-        return batch, free, scores
 
     def __repr__(self):
         features = ", ".join(repr(feature) for feature in self.features)

@@ -16,7 +16,7 @@ from .features.base import Batch, Gold, Potentials
 def read_sentences(x, token: str | None) -> tuple[list[Any], bool, str]:
     """The sentences as a list, whether it was a single one, and what tokens are, such as "string" or "list".
 
-    Sentences that are arrays are "array".
+    Sentences that are arrays are "array"; an array is always one sentence.
 
     One sentence and a list of them can look alike, [["a", "b"]]; what tokens were in training (`token`) tells them apart.
     `fit` passes None: it takes lists of sentences only.
@@ -25,12 +25,10 @@ def read_sentences(x, token: str | None) -> tuple[list[Any], bool, str]:
         raise ValueError(f"x is the string {x[:40]!r}; a sentence is a list of tokens: pass x.split()")
     if isinstance(x, np.ndarray | jax.Array):
         if token is None:
-            if np.ndim(x) < 2:
-                raise ValueError(
-                    f"x is an array of shape {np.shape(x)}; wanted a list of sentences: [x] for a single one"
-                )
-            sentences = list(np.asarray(x))
-            return sentences, False, "array"
+            raise ValueError(
+                f"x is an array of shape {np.shape(x)}, which is one sentence; wanted a list of sentences: [x] for one, "
+                "list(x) for sentences of equal length along the first axis"
+            )
         return [x], True, "array"
     if not isinstance(x, Sequence) or not len(x):
         raise ValueError(f"x is {type(x).__name__} without sentences; wanted a sentence, or a list of them")

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from jax import lax
 from jax.flatten_util import ravel_pytree
 
-from ..forms.chain import Chain
+from ..forms.chain import Chain, assemble
 from ..forms.sequences import Sequences
 from ..inference import chain as chain_engine
 from ..inference import compound, decoding, rows
@@ -105,20 +105,31 @@ def chain(scores: Scores, data: Sequences) -> Chain:
     return Chain(scores.initial, pair if pair.ndim == 2 else pair[1:size, ..., 0], node)
 
 
-_k_best = jax.jit(decoding.k_best, static_argnums=1)
+@jax.jit
+def chains(scores: Scores, data: Sequences) -> Chain:
+    """The chain forms of all sentences, with a leading axis for sentences, each as long as a row."""
+    node, pair = jnp.asarray(scores.node), jnp.asarray(scores.pair)
+    step = jnp.arange(len(node), dtype=jnp.int32)[None] + jnp.asarray(data.offset)[:, None]
+    step, row = jnp.minimum(step, len(node) - 1), jnp.asarray(data.row)[:, None]
+    each = node[step, :, row]
+    pair = jnp.broadcast_to(pair, (len(each), *pair.shape)) if pair.ndim == 2 else pair[step[:, 1:], :, :, row]
+    initial = jnp.broadcast_to(scores.initial, (len(each), node.shape[1]))
+    return assemble(Chain, initial=initial, pair=pair, node=each, length=jnp.asarray(data.lengths))
 
 
 @_by_order(crf_second_order.k_best)
+@partial(jax.jit, static_argnums=2)
 def k_best(scores: Scores, data: Sequences, k: int):
-    """The k best labellings of one sentence, (k, time), and their scores."""
-    found = _k_best(chain(scores, data), k)
+    """The k best labellings of each sentence, (sentence, k, time), and their scores (sentence, k)."""
+    found = jax.vmap(partial(decoding.k_best, k=k))(chains(scores, data))
     return found.states, found.score
 
 
 @_by_order(crf_second_order.entropy)
+@jax.jit
 def entropy(scores: Scores, data: Sequences):
-    """Entropy of the labelling of one sentence, in nats."""
-    return chain_engine.entropy(chain(scores, data))
+    """Entropy of the labelling of each sentence, in nats."""
+    return jax.vmap(chain_engine.entropy)(chains(scores, data))
 
 
 # Learning

@@ -11,8 +11,6 @@ import jax.numpy as jnp
 import numpy as np
 from jax.flatten_util import ravel_pytree
 
-from ..forms.chain import is_concrete
-from ..forms.sequences import bucket
 from ..graphs.labels import first_duplicate
 from ..learning import progress as bars
 from ..learning.fit import Fit, Status
@@ -23,6 +21,7 @@ from . import crf_engine as engine
 from .crf_objectives import Likelihood, MaxMargin, SoftmaxMargin
 from .emissions.base import generator
 from .features.base import Batch
+from .memory import give_back
 
 
 def check_labels(labels) -> tuple[Hashable, ...]:
@@ -85,6 +84,7 @@ class Found(NamedTuple):
 
 def search(method: LBFGS | MiniBatch, batch: Batch, problem, key, progress: bool) -> Found:
     """Minimise the problem's loss, by whichever method."""
+    give_back()
     if isinstance(method, LBFGS):
         return _climb(method, problem, progress)
     if key is None:
@@ -92,8 +92,13 @@ def search(method: LBFGS | MiniBatch, batch: Batch, problem, key, progress: bool
     return _descend(method, batch, problem, key, progress)
 
 
+def _room(iterations: int) -> int:
+    """Room for the history: few sizes, since each is compiled anew."""
+    return max(1024, 1 << iterations.bit_length())
+
+
 def _climb(method: LBFGS, problem, progress: bool) -> Found:
-    sizes = {"memory": method.memory, "size": bucket(method.max_iterations + 1), "sparse": method.l1 > 0}
+    sizes = {"memory": method.memory, "size": _room(method.max_iterations), "sparse": method.l1 > 0}
     limits = Limits(method.max_iterations, method.tolerance, period=method.period)
     with bars.bar("L-BFGS", total=method.max_iterations, enabled=progress) as shown:
         found = engine.climb(problem, method.l1, method.l2, limits, shown, **sizes)
@@ -123,14 +128,3 @@ def _status(ending: int) -> Status:
         Ending.MAX_ITERATIONS: Status.MAX_ITERATIONS,
         Ending.NOT_FINITE: Status.DIVERGED,
     }.get(Ending(ending), Status.STALLED)
-
-
-def check_possible(total):
-    """Refuse sentences whose every labelling is ruled out, naming the first."""
-    if is_concrete(total):
-        impossible = np.flatnonzero(~np.isfinite(np.asarray(total)))
-        if len(impossible):
-            raise ValueError(
-                f"sentence {impossible[0]} has no possible labelling: what is known of its labels, or which of them may "
-                "begin, follow one another and end, rules all of them out"
-            )

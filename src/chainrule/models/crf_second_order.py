@@ -113,18 +113,36 @@ def sample(key, scores, data: Sequences, *, num_samples: int):
     return _labels(states, scores.node.shape[1]), total
 
 
+def _one_by_one(function, scores, data: Sequences):
+    """`function(kind, steps, real)` of each sentence, laid out by itself in one row as long as those it lies in."""
+    kind, steps = view(scores, data.start)
+    time = jnp.arange(len(steps.start), dtype=jnp.int32)
+
+    def one(place):
+        row, offset, length = place
+        where = jnp.minimum(offset + time, len(time) - 1)
+        varying = {name: jnp.take(value, row, axis=-1)[where][..., None] for name, value in steps.varying.items()}
+        return function(kind, Steps(steps.fixed, varying, {}, (time == 0)[:, None]), time < length)
+
+    return jax.lax.map(one, tuple(jnp.asarray(x) for x in (data.row, data.offset, data.lengths)))
+
+
 @partial(jax.jit, static_argnums=2)
 def k_best(scores, data: Sequences, k: int):
-    """The k best labellings of the only sentence, (k, time), and their scores."""
-    states, score = compound_paths.k_best(*view(scores, data.start), jnp.asarray(data.mask)[:, 0], k)
-    possible = (score > -jnp.inf)[:, None] & jnp.asarray(data.mask)[None, :, 0]
-    return jnp.where(possible, _labels(states, scores.node.shape[1]), -1), score
+    """The k best labellings of each sentence, (sentence, k, time), and their scores (sentence, k)."""
+
+    def one(kind, steps, real):
+        states, score = compound_paths.k_best(kind, steps, real, k)
+        possible = (score > -jnp.inf)[:, None] & real[None]
+        return jnp.where(possible, _labels(states, kind.num_labels), -1), score
+
+    return _one_by_one(one, scores, data)
 
 
 @jax.jit
 def entropy(scores, data: Sequences):
-    """Entropy of the only sentence's labelling, in nats."""
-    return compound_paths.entropy(*view(scores, data.start), jnp.asarray(data.mask)[:, 0])
+    """Entropy of each sentence's labelling, in nats."""
+    return _one_by_one(compound_paths.entropy, scores, data)
 
 
 def chain(scores, data: Sequences) -> Chain:

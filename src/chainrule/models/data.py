@@ -6,13 +6,34 @@ anything and answers are NumPy arrays; traced data, inside somebody's `jit` or `
 traced answers.
 """
 
-from typing import Any, NamedTuple
+from collections.abc import Callable
+from typing import Any, NamedTuple, TypeVar
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 
 from ..forms.chain import is_concrete
-from ..forms.sequences import Sequences, as_numpy
+from ..forms.sequences import Layout, Sequences, as_numpy
+
+_F = TypeVar("_F", bound=Callable)
+
+
+def query(method: _F) -> _F:
+    """A method that is found in a tenth of the time: Equinox makes a module of each method that is looked up.
+
+    What is found is a pytree here as well, with the model as its only child.
+    """
+    return _Query(method)  # pyright: ignore[reportReturnType]
+
+
+class _Query:
+    def __init__(self, method):
+        self.method = method
+        self.__doc__ = method.__doc__
+
+    def __get__(self, model, owner):
+        return self.method if model is None else jax.tree_util.Partial(self.method, model)
 
 
 class Prepared(NamedTuple):
@@ -76,11 +97,14 @@ def prepare(data, event_ndim: int | None) -> Prepared:
 
 def _traced(array, form: str) -> Prepared:
     count, time = array.shape[:2]
+    lengths, values = np.full(count, time, np.int32), jnp.moveaxis(array, 0, -1)
+    if count == 1:
+        return Prepared(Sequences(values, lengths), form)
     start = np.zeros((time, count), bool)
     start[0] = True
     zero = np.zeros(count, np.int32)
-    layout = (start, np.ones_like(start), np.arange(count, dtype=np.int32), zero, zero + np.int32(time))
-    return Prepared(Sequences(jnp.moveaxis(array, 0, -1), *layout), form)
+    layout = Layout(start, np.ones_like(start), np.arange(count, dtype=np.int32), zero)
+    return Prepared(Sequences(values, lengths, layout), form)
 
 
 def _host(values):

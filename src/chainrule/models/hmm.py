@@ -13,7 +13,6 @@ from typing import Any, NamedTuple
 
 import equinox as eqx
 import jax
-import jax.numpy as jnp
 import networkx as nx
 import numpy as np
 from jaxtyping import Array, Float, Key
@@ -26,7 +25,7 @@ from ..inference.rows import Either
 from ..learning.em import EM
 from ..learning.fit import Fit
 from . import hmm_engine as engine
-from .data import Prepared, prepare
+from .data import Prepared, prepare, query
 from .emissions import AbstractEmission, Custom
 from .emissions.base import as_parameter, generator, parameters
 from .markov_chain import as_probabilities, chain_from_graph, chain_graph, check_chain
@@ -150,6 +149,7 @@ class HMM(eqx.Module):
         """K."""
         return len(self.states)
 
+    @query
     def log_prob(self, data, *, known=None):
         """Log p(x): a number for one sequence, one per sequence otherwise.
 
@@ -159,6 +159,7 @@ class HMM(eqx.Module):
         batch, fixed = _prepared(self, data, known)
         return batch.per_sequence(engine.log_prob(self, batch.sequences, fixed))
 
+    @query
     def posterior(self, data, *, known=None) -> Posterior:
         """p(z_t | all of x), by forward–backward.
 
@@ -178,6 +179,7 @@ class HMM(eqx.Module):
             states=self.states,
         )
 
+    @query
     def filter(self, data, *, known=None) -> Filtered:
         """p(z_t | x_0 … x_t), the one-step predictions, and the forecast for the step after the last."""
         batch, fixed = _prepared(self, data, known)
@@ -192,6 +194,7 @@ class HMM(eqx.Module):
             self.states,
         )
 
+    @query
     def viterbi(self, data, *, known=None) -> Path:
         """The most probable path, argmax_z p(z, x) (Viterbi 1967)."""
         batch, fixed = _prepared(self, data, known)
@@ -214,6 +217,7 @@ class HMM(eqx.Module):
         states, x = engine.sample(self, key, length, 1 if num_samples is None else num_samples)
         return (states[0], x[0]) if num_samples is None else (states, x)
 
+    @query
     def sample_posterior(self, key: Key[Array, ""], data, num_samples: int = 1, *, known=None) -> Path:
         """Draw whole paths from p(z | x), exact and independent: states (num_samples, T).
 
@@ -326,7 +330,7 @@ class HMM(eqx.Module):
             rows[1:] += 2 * np.diag(np.diag(rows[1:])) * self.num_states  # states that last are the better guess
             rows /= rows.sum(1, keepdims=True)
             starts.append(HMM(rows[0], rows[1:], emission, self.states))
-        return jax.tree.map(lambda *leaves: jnp.stack(leaves), *starts)
+        return jax.tree.map(lambda *leaves: np.stack(leaves), *starts)  # on the host: nothing to compile
 
     def free_parameters(self) -> int:
         """How many numbers may be chosen freely: structural zeros and last entries of rows are not."""
@@ -447,4 +451,4 @@ def _checked_prior(prior: HMMPrior, size: int) -> HMMPrior:
             raise ValueError(f"prior: {name} has shape {value.shape}; wanted a number or shape {shapes[name]}")
         if not (value >= least).all():
             raise ValueError(f"prior: {name} is {value.min():g}; a maximum exists only from {least} on")
-    return jax.tree.map(lambda leaf: jnp.asarray(leaf, float), prior)
+    return jax.tree.map(lambda leaf: np.asarray(leaf, float), prior)

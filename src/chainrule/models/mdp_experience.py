@@ -230,5 +230,7 @@ def draws(mdp, key, data, num_draws: int, prior: float):
     total = gamma.sum(axis=-1, keepdims=True)
     probs = np.where(total > 0, gamma / np.where(total > 0, total, 1), np.asarray(form.probabilities))
     model = mdp.replace(probabilities=np.asarray(form.probabilities), rewards=mean)
+    # rows that are equal in the prior are not in a draw
+    model = eqx.tree_at(lambda m: m.transitions, model, model.transitions.spread_out())
     many = jax.tree.map(lambda leaf: np.broadcast_to(leaf, (num_draws, *np.shape(leaf))), model)
     return eqx.tree_at(lambda m: m.transitions.probabilities, many, probs)

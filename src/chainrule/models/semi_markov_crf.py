@@ -24,8 +24,8 @@ from . import crf_inspection, crf_learning
 from . import semi_markov_engine as engine
 from .crf_data import as_allowed, gold_of, last_tokens, read_sentences, sentence_weights, structure_of
 from .crf_engine import Structure
-from .crf_learning import check_possible
 from .crf_objectives import Likelihood
+from .crf_scores import check_possible
 from .features.base import Batch, Options
 from .features.segments import Placed, as_placed
 from .results import Table
@@ -299,9 +299,9 @@ class SemiMarkovCRF(eqx.Module):
         return found.fit(model, batch.num_tokens)
 
     def num_parameters(self) -> int:
-        """How many weights there are, those of steps, of first and last labels and of lengths included."""
-        own = sum(np.asarray(free).sum() for free in self._free())
-        return int(own) + sum(placed.feature.num_parameters() for placed in self.features)
+        """How many weights are not zero, those of steps, of first and last labels and of lengths included."""
+        own = sum(int(np.count_nonzero(w)) for w in (self.transition, self.first, self.last, self.length))
+        return own + sum(placed.feature.num_parameters() for placed in self.features)
 
     def _free(self):
         ends = np.full(self.num_labels, self.boundaries)

@@ -64,7 +64,7 @@ def improve(q: np.ndarray, policy: np.ndarray, values: np.ndarray, margin: float
         The states whose action changed; `policy` is changed in place.
     """
     states = np.flatnonzero(values - q[np.arange(len(q)), policy] > margin)
-    policy[states] = q[states].argmax(axis=1)
+    policy[states] = (q.argmax(axis=1)[states]) if 2 * len(states) > len(q) else q[states].argmax(axis=1)
     return states
 
 

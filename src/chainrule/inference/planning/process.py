@@ -75,7 +75,10 @@ class Process:
             self.reward[self._ended] = np.where(np.arange(self.num_actions) == 0, 0, -np.inf)
         # the largest number of terms and the largest reward bound what rounding can do
         self.width = probs.shape[-1]
-        self.largest_reward = float(np.abs(np.asarray(form.rewards)).max(initial=0, where=np.asarray(form.mask)))
+        paid = np.asarray(form.rewards)
+        self.largest_reward = max(
+            float(paid.max(initial=0, where=feasible)), -float(paid.min(initial=0, where=feasible))
+        )
 
     def row(self, states, actions) -> np.ndarray:
         """Rows of the matrix that belong to states and actions."""
@@ -177,8 +180,9 @@ class Process:
         sums = (
             self.matrix.data.reshape(-1, self.width) @ np.ones(self.width) if self._uniform else self.matrix.sum(axis=1)
         )
-        used = self.mask & ~self.ends[:, None]
-        sums = sums[used.reshape(-1)] if self.rows is None else sums[self.rows[used]]
+        if self.rows is not None or len(self._ended) or not self.mask.all():
+            used = self.mask & ~self.ends[:, None]
+            sums = sums[used.reshape(-1)] if self.rows is None else sums[self.rows[used]]
         low, high = (float(sums.min()), float(sums.max())) if len(sums) else (1.0, 1.0)
         return (0.0 if len(self._ended) else self.discount * low), self.discount * high
 
@@ -201,7 +205,7 @@ class Process:
 
     def _idle(self, mask: np.ndarray) -> np.ndarray:
         """States whose every action pays nothing and stays."""
-        candidates = np.flatnonzero((np.where(mask, self.reward, 0) == 0).all(axis=1))
+        candidates = np.flatnonzero(~(mask & (self.reward != 0)).any(axis=1))
         idle = np.zeros(self.num_states, bool)
         if len(candidates) == 0:
             return idle
@@ -245,7 +249,13 @@ def _product(pieces: list, v: np.ndarray) -> np.ndarray:
     if len(pieces) == 1:
         return pieces[0] @ v
     waiting = [_pool().submit(piece.__matmul__, v) for piece in pieces[1:]]
-    return np.concatenate([pieces[0] @ v, *(found.result() for found in waiting)])
+    whole, end = np.empty(sum(piece.shape[0] for piece in pieces)), pieces[0].shape[0]
+    whole[:end] = pieces[0] @ v
+    for found in waiting:
+        part = found.result()
+        whole[end : end + len(part)] = part
+        end += len(part)
+    return whole
 
 
 @cache

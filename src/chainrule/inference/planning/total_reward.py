@@ -122,8 +122,8 @@ def _refuse_gains(process: Process, states: np.ndarray, inside: np.ndarray, name
         name = names[int(states[0])]
         if low > 1e-12 * scale:
             raise ValueError(
-                f"the total reward from state {name!r} is infinite: there the process can stay for ever and gain "
-                f"{low:.3g} a step on average; give a discount below 1, or use the average reward as criterion"
+                f"the total reward from state {name!r} is infinite: there the process can stay for ever and gain at "
+                f"least {low:.3g} a step on average; give a discount below 1, or use the average reward as criterion"
             )
         if high - low <= 1e-10 * scale:
             break

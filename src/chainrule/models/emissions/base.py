@@ -139,12 +139,14 @@ class AbstractFamily(AbstractEmission):
     @property
     def num_states(self) -> int | None:
         """K, or None for a family."""
-        return None if self.location is None else self.location.shape[0]
+        location = self.location
+        return None if location is None else location.shape[0]
 
     @property
     def event_shape(self) -> tuple[int, ...] | None:
         """Shape of one observation; None for a family."""
-        return None if self.location is None else self.location.shape[1:]
+        location = self.location
+        return None if location is None else location.shape[1:]
 
     @property
     def mean(self) -> Float[Array, "state *event"]:
@@ -166,6 +168,8 @@ def as_parameter(value) -> Any:
         not isinstance(value, np.ndarray | list | tuple | float | int) and not hasattr(value, "dtype")
     ):
         return value
+    if isinstance(value, np.ndarray):  # put on the device as it is: `jnp.asarray` compiles a program for each shape
+        return jax.device_put(value if jnp.issubdtype(value.dtype, jnp.inexact) else value.astype(float))
     array = jnp.asarray(value)
     return array if jnp.issubdtype(array.dtype, jnp.inexact) else array.astype(float)
 

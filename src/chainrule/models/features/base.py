@@ -15,8 +15,7 @@ import jax
 import numpy as np
 from jaxtyping import Int
 
-from ...forms.chain import assemble
-from ...forms.sequences import Sequences, bucket
+from ...forms.sequences import Layout, Sequences, bucket
 from ..data import Prepared
 
 
@@ -61,9 +60,7 @@ class Batch(NamedTuple):
         values.T[mask.T], start[0] = tokens, True
         sizes = mask.sum(0).astype(np.int32)
         places = np.arange(len(sizes), dtype=np.int32)
-        layout = assemble(
-            Sequences, values=values, start=start, mask=mask, row=places, offset=0 * places, lengths=sizes
-        )
+        layout = Sequences(values, sizes, Layout(start, mask, places, 0 * places))
         return cls(sentences, layout, single)
 
     @property
@@ -147,13 +144,22 @@ class AbstractFeature(eqx.Module):
     def fitted(self, part: Part, parameters: Any) -> "AbstractFeature":
         """The feature that a fit ended with."""
 
+    @property
     @abstractmethod
-    def potentials(self, batch: Batch) -> Potentials:
-        """Log-potentials of any sentences."""
+    def origin(self) -> Any:
+        """What a description depends on besides the sentences; features of equal origin share descriptions."""
+
+    @abstractmethod
+    def describe(self, batch: Batch) -> Any:
+        """All that can be said of sentences without the weights."""
+
+    @abstractmethod
+    def potentials(self, batch: Batch, said: Any = None) -> Potentials:
+        """Log-potentials of any sentences, whose description may be given."""
 
     @abstractmethod
     def num_parameters(self) -> int:
-        """How many weights there are."""
+        """How many weights there are, without those that are zero (which an L1 penalty, say, has left out)."""
 
     def listed(self) -> list[Listed]:
         """The weights, where they can be told by name."""

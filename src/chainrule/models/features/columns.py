@@ -46,10 +46,13 @@ class Reader:
         corpus = self.corpus
         columns = [self.shift(*where) for where in zip(template.sources, template.rows, strict=True)]
         columns = columns or [np.zeros(len(corpus.tokens), np.int64)]
-        here = {"first": corpus.position == 0, "last": corpus.remaining == 0}.get(template.at)
         if template.pair:
             here = corpus.position > 0
-        return columns if here is None else [np.where(here, codes, -1) for codes in columns]
+        elif template.at in ("first", "last"):
+            here = (corpus.position if template.at == "first" else corpus.remaining) == 0
+        else:
+            return columns
+        return [np.where(here, codes, -1) for codes in columns]
 
     def column(self, column: int | str) -> tuple[list[str], np.ndarray]:
         """The different strings of a column, in order of appearance, and which one each token has."""

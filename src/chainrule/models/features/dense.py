@@ -48,8 +48,8 @@ class DenseFeature(AbstractFeature):
         return self.weights is not None
 
     def num_parameters(self) -> int:
-        """How many weights there are."""
-        return sum(x.size for x in (self.weights, self.bias) if x is not None)
+        """How many weights are not zero."""
+        return sum(int(np.count_nonzero(x)) for x in (self.weights, self.bias) if x is not None)
 
     def numbers(self, batch: Batch) -> np.ndarray:
         """The numbers of all tokens, end to end, shape (token, D)."""
@@ -88,9 +88,18 @@ class DenseFeature(AbstractFeature):
         """The feature that a fit ended with."""
         return DenseFeature(self.extract, *(jnp.asarray(p) for p in parameters))
 
-    def potentials(self, batch: Batch) -> Potentials:
+    @property
+    def origin(self) -> Any:
+        """Where numbers come from."""
+        return self.extract
+
+    def describe(self, batch: Batch) -> np.ndarray:
+        """The numbers of any sentences."""
+        return self.numbers(batch)
+
+    def potentials(self, batch: Batch, said: Any = None) -> Potentials:
         """Log-potentials of any sentences."""
-        x = self.numbers(batch)
+        x = self.describe(batch) if said is None else said
         if x.shape[1] != self.weights.shape[0]:
             raise ValueError(
                 f"dense: {x.shape[1]} numbers a token, but the model was fitted with {self.weights.shape[0]}"

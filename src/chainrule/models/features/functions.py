@@ -24,7 +24,7 @@ from .base import AbstractFeature, Batch, Gold, Listed, Options, Part, Potential
 MANY_CALLS = 2_000_000
 
 
-def feature_function(function: Callable[..., Any]) -> "AbstractFeature":
+def feature_function(function: Callable[..., Any], *, name: str | None = None) -> "AbstractFeature":
     """Any function f(x, y_prev, y, i) of the observation, the label before, the label and the position, or f(x, y, i).
 
     For models of order 2 it may also be f(x, y_prev2, y_prev, y, i); `y_prev2` is missing at i = 1 as y_prev is at i = 0.
@@ -34,7 +34,9 @@ def feature_function(function: Callable[..., Any]) -> "AbstractFeature":
 
     - *An array* (time, …): f is traced by JAX and tabulated by `jax.vmap`, all positions and labels at once. Labels are
       indices in the order of the model's labels, `y_prev` is −1 at i = 0, and x is padded with zeros:
-      x[i + 1] at the end and x[i - 1] at the beginning are zero. Write choices with `jnp.where`, not with `if`.
+      x[i + 1] at the end and x[i - 1] at the beginning are zero. So x is longer than the sentence, and what speaks of all
+      of it, such as x.mean(0) or len(x), must be made before, as one more number of each token. Write choices with
+      `jnp.where`, not with `if`.
     - *A list* of tokens (strings, dicts, anything): f is a plain Python function. Labels are those that the model was
       given, and `y_prev` is None at i = 0. This costs T·K² calls of the function for each sentence (T·K where it has no
       y_prev); from two million calls on a warning says so.
@@ -42,6 +44,7 @@ def feature_function(function: Callable[..., Any]) -> "AbstractFeature":
     Args:
         function: with four arguments (x, y_prev, y, i), three (x, y, i) where the label before plays no part, or five
             (x, y_prev2, y_prev, y, i).
+        name: what it is called in tables of weights; the name of the function by default.
 
     Raises:
         ValueError: a function with other arguments, or that returns NaN, infinity or something other than numbers.
@@ -65,10 +68,10 @@ def feature_function(function: Callable[..., Any]) -> "AbstractFeature":
     if count == 5:
         from .triples import TripleFunction  # which stands on this module
 
-        return TripleFunction(function)
+        return TripleFunction(function, name=name)
     if count not in (3, 4):
         raise ValueError(f"{_name(function)} takes {count} arguments; wanted f(x, y_prev, y, i) or f(x, y, i)")
-    return FunctionFeature(function, count == 4)
+    return FunctionFeature(function, count == 4, name=name)
 
 
 class FunctionFeature(AbstractFeature):
@@ -79,12 +82,14 @@ class FunctionFeature(AbstractFeature):
         looks_back: whether f takes the label before.
         labels: the labels that f was fitted with.
         weights: w, one for each number that f returns.
+        name: what it is called in tables of weights, if not by the name of the function.
     """
 
     function: Callable[..., Any] = eqx.field(static=True)
     looks_back: bool = eqx.field(static=True)
     labels: tuple | None = eqx.field(static=True, default=None)
     weights: Any = None
+    name: str | None = eqx.field(static=True, default=None)
 
     @property
     def learned(self) -> bool:
@@ -92,8 +97,8 @@ class FunctionFeature(AbstractFeature):
         return self.weights is not None
 
     def num_parameters(self) -> int:
-        """How many weights there are."""
-        return 0 if self.weights is None else self.weights.size
+        """How many weights are not zero."""
+        return 0 if self.weights is None else int(np.count_nonzero(self.weights))
 
     def learn(self, batch: Batch, gold: Gold, options: Options) -> "tuple[FunctionFeature, Part]":
         """Weights of zero, or those that are there already."""
@@ -104,17 +109,25 @@ class FunctionFeature(AbstractFeature):
             weights = np.zeros(count, jnp.zeros(0).dtype)
         elif weights.shape != (count,):
             raise ValueError(f"{_name(self.function)} returns {count} numbers, but has {weights.size} weights")
-        return FunctionFeature(self.function, self.looks_back, options.labels, weights), FunctionPart(
-            node, pair, weights
-        )
+        known = FunctionFeature(self.function, self.looks_back, options.labels, weights, self.name)
+        return known, FunctionPart(node, pair, weights)
 
     def fitted(self, part: "FunctionPart", parameters) -> "FunctionFeature":
         """The feature that a fit ended with."""
-        return FunctionFeature(self.function, self.looks_back, self.labels, jnp.asarray(parameters))
+        return FunctionFeature(self.function, self.looks_back, self.labels, jnp.asarray(parameters), self.name)
 
-    def potentials(self, batch: Batch) -> Potentials:
+    @property
+    def origin(self) -> Any:
+        """The function, and the labels that it is asked about."""
+        return self.function, self.labels
+
+    def describe(self, batch: Batch) -> tuple[Any, Any]:
+        """The values of the function."""
+        return self._tables(batch, self.labels)
+
+    def potentials(self, batch: Batch, said: Any = None) -> Potentials:
         """Log-potentials of any sentences."""
-        return _weighted(*self._tables(batch, self.labels), self.weights)
+        return _weighted(*(self.describe(batch) if said is None else said), self.weights)
 
     def _tables(self, batch: Batch, labels) -> tuple[Any, Any]:
         """Values of first tokens (of all, where f does not look back) and of steps.
@@ -141,12 +154,12 @@ class FunctionFeature(AbstractFeature):
     def listed(self) -> list[Listed]:
         """The weights, by the name of the function."""
         values = np.asarray(self.weights)
-        name = _name(self.function)
+        name = self.name or _name(self.function)
         describe = lambda n: (name if len(values) == 1 else f"{name}[{n}]", -1)  # noqa: E731
         return [Listed(values, np.full(len(values), -1), describe)]
 
     def __repr__(self):
-        return f"feature_function({_name(self.function)})"
+        return f"feature_function({self.name or _name(self.function)})"
 
 
 class FunctionPart(Part):

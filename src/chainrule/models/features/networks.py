@@ -125,12 +125,22 @@ class NeuralFeature(AbstractFeature):
         module = eqx.combine(jax.tree.map(jnp.asarray, parameters), rest)
         return NeuralFeature(module, self.inputs, self.takes)
 
-    def potentials(self, batch: Batch) -> Potentials:
+    @property
+    def origin(self) -> Any:
+        """How sentences become arrays."""
+        return self.inputs
+
+    def describe(self, batch: Batch) -> tuple[np.ndarray, ...]:
+        """What the network is called with."""
+        return self.arrays(batch)
+
+    def potentials(self, batch: Batch, said: Any = None) -> Potentials:
         """Log-potentials of any sentences."""
+        arrays = self.describe(batch) if said is None else said
         parameters, rest = eqx.partition(self.module, eqx.is_inexact_array)
         others, static = eqx.partition(rest, eqx.is_array)
         mask, start = (np.asarray(x).T for x in (batch.layout.mask, batch.layout.start))
-        return _potentials(NeuralPart(parameters, others, self.arrays(batch), mask, start, static, self.takes))
+        return _potentials(NeuralPart(parameters, others, arrays, mask, start, static, self.takes))
 
     def __repr__(self):
         return f"neural_feature({type(self.module).__name__})"

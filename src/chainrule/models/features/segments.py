@@ -17,8 +17,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ...forms.chain import assemble
-from ...forms.sequences import Sequences
+from ...forms.sequences import Layout, Sequences
 from ...inference.scaled import HIGHEST
 from .base import AbstractFeature, Batch, Gold, Listed, Options, Part
 from .dense import DenseFeature
@@ -184,15 +183,8 @@ def every_segment(batch: Batch, max_length: int, extract, empty: bool) -> Batch:
     each = np.tile(np.arange(max_length, dtype=np.int32), len(layout.mask))[:, None]
     values = np.repeat(np.asarray(layout.values), max_length, 0) * max_length + each
     start = np.repeat(np.asarray(layout.start), max_length, 0) & ((each == 0) | ~mask)
-    wide = assemble(
-        Sequences,
-        values=np.where(mask, values, 0).astype(np.int32),
-        start=start,
-        mask=mask,
-        row=layout.row,
-        offset=np.asarray(layout.offset) * max_length,
-        lengths=np.asarray(layout.lengths) * max_length,
-    )
+    where = Layout(start, mask, layout.row, np.asarray(layout.offset) * max_length)
+    wide = Sequences(np.where(mask, values, 0).astype(np.int32), np.asarray(layout.lengths) * max_length, where)
     return Batch(sentences, wide, batch.single)
 
 
@@ -302,8 +294,8 @@ class SegmentFunction(eqx.Module):
         return False
 
     def num_parameters(self) -> int:
-        """How many weights there are."""
-        return 0 if self.weights is None else self.weights.size
+        """How many weights are not zero."""
+        return 0 if self.weights is None else int(np.count_nonzero(self.weights))
 
     def listed(self) -> list[Listed]:
         """The weights, by the name of the function."""

@@ -9,27 +9,52 @@ import numpy as np
 from jaxtyping import Int
 from scipy import sparse
 
-from ...forms.chain import is_concrete
+from ...forms.chain import assemble, is_concrete
 from ...inference.sparse import SparseMap
 from .base import AbstractFeature, Batch, Gold, Listed, Options, Part, Potentials
+from .corpus import Matrices
+from .implied import factor
 from .named_attributes import Attributes
 from .seen import seen_pairs
 from .window_templates import Templates
 
+# Tokens up to which weights are read where they lie.
+FEW = 1000
+
 
 class SparseWeights(eqx.Module):
-    """A sparse matrix of weights, (attribute, outcome), in coordinates; an outcome is a label, or previous · K + label.
+    """A sparse matrix of weights, (attribute, outcome), row by row; an outcome is a label, or previous · K + label.
 
     Attributes:
-        attribute, outcome: where each weight stands, attribute by attribute.
+        edges: the weights of attribute a are `edges[a]` … `edges[a + 1] − 1`.
+        outcome: the outcome that each weight is for, rising within an attribute.
         values: the weights.
         shape: of the matrix.
     """
 
-    attribute: Int[np.ndarray, " weight"]
+    edges: Int[np.ndarray, " edge"]
     outcome: Int[np.ndarray, " weight"]
     values: Any
     shape: tuple[int, int] = eqx.field(static=True)
+
+    def __check_init__(self):
+        size, outcomes = self.shape
+        told = len(self.edges) == size + 1 and self.edges[0] == 0 and self.edges[-1] == len(self.outcome)
+        if not (told and (np.diff(self.edges) >= 0).all() and len(self.values) == len(self.outcome)):
+            raise ValueError(
+                f"{len(self.values)} weights and {len(self.outcome)} outcomes do not fit {size} attributes"
+            )
+        if len(self.outcome) and not (self.outcome.min() >= 0 and self.outcome.max() < outcomes):
+            raise ValueError(f"an outcome is not in 0 … {outcomes - 1}")
+
+    @property
+    def attribute(self) -> Int[np.ndarray, " weight"]:
+        """The attribute of each weight."""
+        return np.repeat(np.arange(self.shape[0], dtype=np.int32), np.diff(self.edges))
+
+    def valued(self, values: Any) -> "SparseWeights":
+        """Other weights of the same attributes and outcomes."""
+        return assemble(SparseWeights, edges=self.edges, outcome=self.outcome, values=values, shape=self.shape)
 
     def __rmatmul__(self, matrix: Any):
         """`matrix` @ weights, dense: only attributes that occur in `matrix` are looked at."""
@@ -38,16 +63,20 @@ class SparseWeights(eqx.Module):
             dense = jnp.zeros(self.shape, self.values.dtype).at[self.attribute, self.outcome].set(self.values)
             terms = dense[matrix.indices] * jnp.asarray(matrix.data, dense.dtype)[:, None]
             return jax.ops.segment_sum(terms, jnp.asarray(rows), num_segments=matrix.shape[0])
-        values = np.asarray(self.values)
+        values, outcome, edges = map(np.asarray, (self.values, self.outcome, self.edges))
+        if matrix.shape[0] <= FEW:
+            weights = sparse.csr_matrix((values, outcome, edges), self.shape)
+            return (matrix.astype(values.dtype, copy=False) @ weights).toarray()
+        # of many tokens, each attribute's weights are wanted often, so they are laid out first
         occurs = np.zeros(self.shape[0], bool)
         occurs[matrix.indices] = True
         number = np.cumsum(occurs) - 1
-        picked = occurs[self.attribute]
         dense = np.zeros((int(occurs.sum()), self.shape[1]), values.dtype)
-        dense[number[self.attribute[picked]], self.outcome[picked]] = values[picked]
+        sizes = np.diff(edges)
+        picked = np.repeat(occurs, sizes)
+        dense[np.repeat(np.arange(len(dense)), sizes[occurs]), outcome[picked]] = values[picked]
         data = matrix.data.astype(values.dtype, copy=False)
-        small = sparse.csr_matrix((data, number[matrix.indices], matrix.indptr), (matrix.shape[0], len(dense)))
-        return small @ dense
+        return sparse.csr_matrix((data, number[matrix.indices], matrix.indptr), (matrix.shape[0], len(dense))) @ dense
 
 
 class SparseFeature(AbstractFeature):
@@ -75,12 +104,12 @@ class SparseFeature(AbstractFeature):
         return self.source
 
     def num_parameters(self) -> int:
-        """How many weights there are."""
-        return sum(len(w.attribute) for w in (self.node, self.pair) if w is not None)
+        """How many weights are not zero."""
+        return sum(int(np.count_nonzero(w.values)) for w in (self.node, self.pair) if w is not None)
 
     def learn(self, batch: Batch, gold: Gold, options: Options) -> "tuple[SparseFeature, Part]":
         """Index the attributes of the training sentences, with the weights that the feature has for any of them."""
-        dtype = jnp.zeros(0).dtype
+        dtype = jnp.result_type(float)
         index, matrices = (self.source.feature if self.learned else self.source).learn(batch.sentences, dtype=dtype)
         before = np.concatenate([[-1], gold.labels[:-1]])
         before[np.cumsum([0, *[len(s) for s in batch.sentences[:-1]]])] = -1
@@ -100,7 +129,7 @@ class SparseFeature(AbstractFeature):
                 found.append((weights, SparseRows.of(batch, matrix, weights)))
                 continue
             merged = outcome if name == "node" and not options.all_pairs and options.min_pairs <= 1 else None
-            found.append((weights, SparsePart.of(batch, matrix, weights, merged)))
+            found.append((weights, SparsePart.of(batch, matrix, weights, merged, getattr(index, name).kinds())))
         (node, node_part), (pair, pair_part) = found
         return SparseFeature(index, node, pair), BothParts(node_part, pair_part)
 
@@ -110,9 +139,18 @@ class SparseFeature(AbstractFeature):
         pair = None if part.pair is None else part.pair.unfolded(self.pair, parameters[1])
         return SparseFeature(self.source, node, pair)
 
-    def potentials(self, batch: Batch) -> Potentials:
-        """Log-potentials of any sentences; attributes that training has not seen say nothing."""
-        matrices = self.index.matrices(batch.sentences, dtype=jnp.zeros(0).dtype)
+    @property
+    def origin(self) -> Any:
+        """The index."""
+        return self.index
+
+    def describe(self, batch: Batch) -> Matrices:
+        """The attributes of any sentences, without those that training has not seen."""
+        return self.index.matrices(batch.sentences, dtype=jnp.result_type(float))
+
+    def potentials(self, batch: Batch, said: Any = None) -> Potentials:
+        """Log-potentials of any sentences."""
+        matrices = self.describe(batch) if said is None else said
         node = pair = None
         if self.node is not None:
             node = _spread(batch, matrices.node @ self.node)
@@ -128,18 +166,21 @@ class SparseFeature(AbstractFeature):
         if self.node is not None:
             node = self.node
             names = self.index.node
-            found.append(
-                Listed(np.asarray(node.values), node.outcome, lambda n: (names.name(int(node.attribute[n])), -1))
-            )
+            found.append(Listed(np.asarray(node.values), node.outcome, lambda n: (names.name(_owner(node, n)), -1)))
         if self.pair is not None:
             pair, steps = self.pair, self.index.pair
             before, label = np.divmod(pair.outcome, round(pair.shape[1] ** 0.5))
-            describe = lambda n: (steps.name(int(pair.attribute[n])), int(before[n]))  # noqa: E731
+            describe = lambda n: (steps.name(_owner(pair, n)), int(before[n]))  # noqa: E731
             found.append(Listed(np.asarray(pair.values), label, describe))
         return found
 
     def __repr__(self):
         return repr(self.source)
+
+
+def _owner(weights: SparseWeights, n: int) -> int:
+    """The attribute of the n-th weight."""
+    return int(np.searchsorted(weights.edges, n, side="right")) - 1
 
 
 def _spread(batch: Batch, tokens):
@@ -155,8 +196,8 @@ def _weights(matrix, outcome, size: int, options: Options, dtype) -> SparseWeigh
     else:
         pairs = seen_pairs(matrix, outcome, min_pairs=options.min_pairs, num_labels=size)
         attribute, label = pairs.attribute, pairs.label
-    attribute, label = attribute.astype(np.int32), label.astype(np.int32)
-    return SparseWeights(attribute, label, np.zeros(len(attribute), dtype), (matrix.shape[1], size))
+    edges = np.concatenate([[0], np.cumsum(np.bincount(attribute, minlength=matrix.shape[1]))]).astype(np.int32)
+    return SparseWeights(edges, label.astype(np.int32), np.zeros(len(label), dtype), (matrix.shape[1], size))
 
 
 def _carried_over(old: SparseWeights, old_names, new: SparseWeights, new_names) -> SparseWeights:
@@ -165,15 +206,14 @@ def _carried_over(old: SparseWeights, old_names, new: SparseWeights, new_names) 
         raise ValueError("the model was fitted with another number of labels; fit a new one")
     number = {name: j for j, name in enumerate(old_names.names())}
     place = np.array([number.get(name, -1) for name in new_names.names()], np.int64)
-    keys = old.attribute.astype(np.int64) * old.shape[1] + old.outcome
-    order = np.argsort(keys)
-    wanted = place[new.attribute] * new.shape[1] + new.outcome
-    at = order[np.minimum(np.searchsorted(keys, wanted, sorter=order), max(len(keys) - 1, 0))] if len(keys) else None
-    if at is None:
+    keys, owner = old.attribute.astype(np.int64) * old.shape[1] + old.outcome, place[new.attribute]
+    if not len(keys):
         return new
-    hit = (keys[at] == wanted) & (place[new.attribute] >= 0)
+    wanted = owner * new.shape[1] + new.outcome
+    at = np.minimum(np.searchsorted(keys, wanted), len(keys) - 1)
+    hit = (keys[at] == wanted) & (owner >= 0)
     values = np.where(hit, np.asarray(old.values)[at], 0).astype(new.values.dtype)
-    return SparseWeights(new.attribute, new.outcome, values, new.shape)
+    return new.valued(values)
 
 
 class SparsePart(Part):
@@ -203,8 +243,11 @@ class SparsePart(Part):
     rows: int = eqx.field(static=True)
 
     @classmethod
-    def of(cls, batch: Batch, matrix, weights: SparseWeights, labels) -> "SparsePart":
-        """Tables for a fit; `labels` of the tokens, if weights of attributes that occur once may be shared."""
+    def of(cls, batch: Batch, matrix, weights: SparseWeights, labels, kinds) -> "SparsePart":
+        """Tables for a fit; `labels` of the tokens, if weights of attributes that occur once may be shared.
+
+        `kinds` are those of the attributes, see `implied`.
+        """
         layout = batch.layout
         mask = np.asarray(layout.mask)
         rows = mask.shape[1]
@@ -225,10 +268,10 @@ class SparsePart(Part):
         label: Any = None
         shared: Any = None
         beginning: Any = None
-        values = np.asarray(weights.values)
+        values, attribute = np.asarray(weights.values), weights.attribute
         if rare.any():
-            mine = rare[weights.attribute]
-            slots = slot[token[weights.attribute[mine]]]
+            mine = rare[attribute]
+            slots = slot[token[attribute[mine]]]
             together = np.bincount(slots, minlength=mask.size)
             once = np.sqrt(together).reshape(mask.shape).astype(dtype)
             label = np.zeros(mask.size, np.int32)
@@ -237,16 +280,20 @@ class SparsePart(Part):
             shared = (np.flatnonzero(mine).astype(np.int32), slots.astype(np.int32))
             total = np.bincount(slots, values[mine], minlength=mask.size).reshape(mask.shape)
             beginning = np.divide(total, once, out=np.zeros(mask.shape), where=once > 0).astype(dtype)
-        place = np.flatnonzero(~rare[weights.attribute])
+        place = np.flatnonzero(~rare[attribute])
         kept = np.flatnonzero(~rare)
         number = np.cumsum(~rare) - 1
 
-        here = matrix[:, kept].tocsr()
+        here: Any = matrix[:, kept].tocsr()
+        bundles = None
+        if (here.data == 1).all():
+            factors = factor(here, kinds[kept])
+            here, bundles = (here, None) if factors is None else factors
         spread = sparse.csr_matrix((np.ones(len(slot), dtype), (slot, np.arange(len(slot)))), (mask.size, len(slot)))
         placed = (spread @ here).tocsr()
         placed.sort_indices()
-        column = number[weights.attribute[place]]
-        table = SparseMap.of(placed, column, weights.outcome[place], weights.shape[1], dtype)
+        column = number[attribute[place]]
+        table = SparseMap.of(placed, column, weights.outcome[place], weights.shape[1], dtype, bundles=bundles)
         initial = (values[place], beginning)
         return cls(table, place.astype(np.int32), once, label, shared, initial, rows)
 
@@ -261,8 +308,7 @@ class SparsePart(Part):
     def scores(self, parameters):
         """Scores (time, outcome, row)."""
         theta, shared = parameters
-        found = self.map(theta)
-        found = jnp.swapaxes(found.reshape(-1, self.rows, found.shape[-1]), 1, 2)
+        found = _by_row(self.map(theta), self.rows)
         if self.once is None:
             return found
         outcomes = jnp.arange(found.shape[1], dtype=jnp.int32)[None, :, None]
@@ -275,14 +321,19 @@ class SparsePart(Part):
     def unfolded(self, weights: SparseWeights, parameters) -> SparseWeights:
         """All weights, from the parameters of the fit."""
         theta = np.asarray(parameters[0])
-        values = np.zeros(len(weights.attribute), theta.dtype)
+        values = np.zeros(len(weights.outcome), theta.dtype)
         values[self.place] = theta
         if self.shared is not None:
             mine, slots = self.shared
             shared = np.asarray(parameters[1])
             each = np.divide(shared, self.once, out=np.zeros_like(shared), where=self.once > 0)
             values[mine] = each.reshape(-1)[slots]
-        return SparseWeights(weights.attribute, weights.outcome, values, weights.shape)
+        return weights.valued(values)
+
+
+def _by_row(found, rows: int):
+    """From (slot, outcome) to (time, outcome, row)."""
+    return jnp.swapaxes(found.reshape(-1, rows, found.shape[-1]), 1, 2)
 
 
 class SparseRows(Part):
@@ -313,8 +364,8 @@ class SparseRows(Part):
             values = np.zeros(columns.shape, weights.values.dtype)
             values[owner, place] = matrix.data
             values = batch.spread(values)
-        parameter = np.full((matrix.shape[1] + 1, weights.shape[1]), len(weights.attribute), np.int32)
-        parameter[weights.attribute + 1, weights.outcome] = np.arange(len(weights.attribute))
+        parameter = np.full((matrix.shape[1] + 1, weights.shape[1]), len(weights.outcome), np.int32)
+        parameter[weights.attribute + 1, weights.outcome] = np.arange(len(weights.outcome))
         return cls(batch.spread(columns), values, parameter, weights.values)
 
     def start(self):
@@ -340,7 +391,7 @@ class SparseRows(Part):
 
     def unfolded(self, weights: SparseWeights, parameters) -> SparseWeights:
         """All weights, from the parameters of the fit."""
-        return SparseWeights(weights.attribute, weights.outcome, np.asarray(parameters), weights.shape)
+        return weights.valued(np.asarray(parameters))
 
 
 class BothParts(Part):

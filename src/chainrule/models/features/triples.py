@@ -22,11 +22,13 @@ class TripleFunction(AbstractFeature):
         function: f.
         labels: the labels that f was fitted with.
         weights: w, one for each number that f returns.
+        name: what it is called in tables of weights, if not by the name of the function.
     """
 
     function: Callable[..., Any] = eqx.field(static=True)
     labels: tuple | None = eqx.field(static=True, default=None)
     weights: Any = None
+    name: str | None = eqx.field(static=True, default=None)
 
     @property
     def learned(self) -> bool:
@@ -34,8 +36,8 @@ class TripleFunction(AbstractFeature):
         return self.weights is not None
 
     def num_parameters(self) -> int:
-        """How many weights there are."""
-        return 0 if self.weights is None else self.weights.size
+        """How many weights are not zero."""
+        return 0 if self.weights is None else int(np.count_nonzero(self.weights))
 
     def learn(self, batch: Batch, gold: Gold, options: Options) -> "tuple[TripleFunction, Part]":
         """Weights of zero, or those that are there already."""
@@ -43,15 +45,25 @@ class TripleFunction(AbstractFeature):
         weights = np.zeros(node.shape[-1], node.dtype) if self.weights is None else self.weights
         if weights.shape != node.shape[-1:]:
             raise ValueError(f"{_name(self.function)} returns {node.shape[-1]} numbers, but has {weights.size} weights")
-        return TripleFunction(self.function, options.labels, weights), TriplePart(node, triple, weights)
+        known = TripleFunction(self.function, options.labels, weights, self.name)
+        return known, TriplePart(node, triple, weights)
 
     def fitted(self, part: "TriplePart", parameters) -> "TripleFunction":
         """The feature that a fit ended with."""
-        return TripleFunction(self.function, self.labels, jnp.asarray(parameters))
+        return TripleFunction(self.function, self.labels, jnp.asarray(parameters), self.name)
 
-    def potentials(self, batch: Batch) -> Potentials:
+    @property
+    def origin(self) -> Any:
+        """The function, and the labels that it is asked about."""
+        return self.function, self.labels
+
+    def describe(self, batch: Batch) -> tuple[Any, Any]:
+        """The values of the function."""
+        return self._tables(batch, self.labels)
+
+    def potentials(self, batch: Batch, said: Any = None) -> Potentials:
         """Log-potentials of any sentences."""
-        return _weighted(*self._tables(batch, self.labels), self.weights)
+        return _weighted(*(self.describe(batch) if said is None else said), self.weights)
 
     def _tables(self, batch: Batch, labels) -> tuple[Any, Any]:
         """Values of first tokens (time, label, row, J) and of all others (time, label, label, label + 1, row, J)."""
@@ -72,12 +84,12 @@ class TripleFunction(AbstractFeature):
 
     def listed(self) -> list[Listed]:
         """The weights, by the name of the function."""
-        values, name = np.asarray(self.weights), _name(self.function)
+        values, name = np.asarray(self.weights), self.name or _name(self.function)
         describe = lambda n: (name if len(values) == 1 else f"{name}[{n}]", -1)  # noqa: E731
         return [Listed(values, np.full(len(values), -1), describe)]
 
     def __repr__(self):
-        return f"feature_function({_name(self.function)})"
+        return f"feature_function({self.name or _name(self.function)})"
 
 
 class TriplePart(Part):

@@ -162,6 +162,65 @@ class _Trie(NamedTuple):
         return [self.levels[0][rank], *reversed(found)]
 
 
+# Up to so many tokens it is calls of NumPy that take the time: one for all templates is faster than one for each.
+_FEW = 1000
+
+
+class _Level(NamedTuple):
+    """A level of all tries at once, for those templates that go so deep.
+
+    Attributes:
+        templates: which templates those are.
+        sizes, bases, starts: of each template's trie, the size of a code, what is added to its keys so that those of all
+            tries are apart, and where they begin in `keys`; shape (template, 1).
+        keys: of all tries, sorted.
+    """
+
+    templates: np.ndarray
+    sizes: np.ndarray
+    bases: np.ndarray
+    starts: np.ndarray
+    keys: np.ndarray
+
+
+class _Forest(NamedTuple):
+    """The tries of several templates, to be gone down together; `offsets` of each template, shape (template, 1)."""
+
+    levels: tuple[_Level, ...]
+    offsets: np.ndarray
+
+    @classmethod
+    def of(cls, tries: Sequence[_Trie], offsets: np.ndarray) -> "_Forest":
+        owner = np.repeat(np.arange(len(tries)), [len(trie.templates) for trie in tries])
+        depth, levels = np.array([len(trie.levels) for trie in tries]), []
+        for d in range(int(depth.max())):
+            deep = np.flatnonzero(depth > d).tolist()
+            widths = [(len(tries[n].levels[d - 1]) if d else 1) * tries[n].sizes[d] for n in deep]
+            number = np.zeros(len(tries), np.int64)
+            number[deep] = np.arange(len(deep))
+            bases = np.cumsum([0, *widths])[:-1]
+            parts = [tries[n].levels[d] for n in deep]
+            starts = np.cumsum([0, *map(len, parts)])[:-1]
+            mine = np.flatnonzero(depth[owner] > d)
+            which = number[owner[mine]]
+            sizes = np.array([tries[n].sizes[d] for n in deep], np.int64)
+            sizes, bases_of, starts = (column[which][:, None] for column in (sizes, bases, starts))
+            keys = np.concatenate([part + base for part, base in zip(parts, bases, strict=True)])
+            levels.append(_Level(mine, sizes, bases_of, starts, keys))
+        return cls(tuple(levels), offsets[owner][:, None])
+
+    def look_up(self, codes: list[list[np.ndarray]]) -> np.ndarray:
+        """The attribute that each template finds at each token, (template, token), −1 if training has not seen it."""
+        rank = np.zeros((len(codes), len(codes[0][0])), np.int64)
+        for depth, level in enumerate(self.levels):
+            code, above = np.stack([codes[t][depth] for t in level.templates]), rank[level.templates]
+            key = np.where((above < 0) | (code < 0), -1, above * level.sizes + code + level.bases)
+            at = np.minimum(np.searchsorted(level.keys, key), max(len(level.keys) - 1, 0))
+            hit = level.keys[at] == key if len(level.keys) else np.zeros(key.shape, bool)
+            rank[level.templates] = np.where(hit, at - level.starts, -1)
+        return np.where(rank < 0, -1, rank + self.offsets)
+
+
 @dataclass(frozen=True, eq=False)
 class TemplateTable:
     """The attributes that templates have made in training, numbered from 0.
@@ -186,10 +245,19 @@ class TemplateTable:
         """Where the attributes of each group of templates begin, and at the end how many there are."""
         return np.cumsum([0, *(len(trie.levels[-1]) for trie in self.tries)])
 
+    @cached_property
+    def forest(self) -> _Forest:
+        """The tries, to be gone down together."""
+        return _Forest.of(self.tries, self.offsets)
+
     @property
     def num_attributes(self) -> int:
         """How many attributes there are."""
         return int(self.offsets[-1])
+
+    def kinds(self) -> np.ndarray:
+        """The number of the group of templates that made each attribute."""
+        return np.repeat(np.arange(len(self.tries)), np.diff(self.offsets))
 
     def name(self, attribute: int) -> str:
         """Write out one attribute."""
@@ -253,9 +321,17 @@ class TemplateIndex:
         reader = Reader(Corpus.of(sentences), self.feature.parsed, self.feature.outside)
         reader.number(self._codes)
         found = []
+        size = len(reader.corpus.tokens)
         for table in (self.node, self.pair):
+            if size <= _FEW and table.tries:
+                columns = table.forest.look_up([reader.codes(t) for trie in table.tries for t in trie.templates])
+                values = np.ones(columns.size, dtype)
+                found.append(
+                    assemble(columns.T.ravel(), np.full(size, len(columns)), table.num_attributes, values, dtype)
+                )
+                continue
             ranks = [_descend(_codes(reader, t.templates), t.sizes, t.levels)[1] for t in table.tries]
-            found.append(_matrix(table.tries, ranks, len(reader.corpus.tokens), dtype))
+            found.append(_matrix(table.tries, ranks, size, dtype))
         return Matrices(*found)
 
     @cached_property

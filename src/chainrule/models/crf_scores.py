@@ -1,0 +1,153 @@
+"""From sentences to the scores of their labels: the way into every query of a linear-chain CRF."""
+
+from collections.abc import Hashable
+from dataclasses import dataclass
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+
+from ..forms.chain import is_concrete
+from . import crf_engine as engine
+from .crf_data import as_allowed, gold_of, last_tokens, read_sentences
+from .features.base import Batch, Potentials
+
+# Up to so many products of steps, one sentence is decoded in NumPy: calling a compiled program costs more than the work.
+FEW = 2**16
+
+
+@dataclass(frozen=True, eq=False)
+class IndexedSentences:
+    """Sentences as numbers, for asking a model about them again and again; made by `LinearChainCRF.index`.
+
+    Attributes:
+        batch: where their tokens lie.
+        said: what each feature says of them.
+        origins: which features those are.
+    """
+
+    batch: Batch
+    said: tuple[Any, ...]
+    origins: tuple[Any, ...]
+
+    def __len__(self):
+        return len(self.batch.sentences)
+
+    def __repr__(self):
+        return f"IndexedSentences({len(self)} sentences, {self.batch.num_tokens} tokens)"
+
+
+def indexed(model, x) -> IndexedSentences:
+    """Everything about sentences that does not depend on weights."""
+    batch = batch_of(model, x)
+    said = tuple(feature.describe(batch) for feature in model.features)
+    sizes = Batch([range(len(sentence)) for sentence in batch.sentences], batch.layout, batch.single)
+    return IndexedSentences(sizes, said, _origins(model))
+
+
+def _origins(model) -> tuple[Any, ...]:
+    return tuple(feature.origin for feature in model.features)
+
+
+def batch_of(model, x) -> Batch:
+    """The sentences that a query is about."""
+    if not all(feature.learned for feature in model.features):
+        raise ValueError("this model has not seen data yet: call fit(x, y) and use the .model that it returns")
+    if isinstance(x, IndexedSentences):
+        if x.origins != _origins(model):
+            raise ValueError("these sentences were indexed by a model with other features; use this model's own index")
+        return x.batch
+    sentences, single, _ = read_sentences(x, model.token)
+    return Batch.of(sentences, single=single, one_per_row=any(feature.one_per_row for feature in model.features))
+
+
+def weights_of(model) -> tuple[Any, ...]:
+    """Those of steps, of first and of last labels, and for order 2 of three labels in a row."""
+    return (model.transition, model.first, model.last, *(() if model.second is None else (model.second,)))
+
+
+def _potentials(model, x, batch: Batch) -> Potentials:
+    """What the features say; of labels always, if only zeros."""
+    said = x.said if isinstance(x, IndexedSentences) else [None] * len(model.features)
+    shape = (len(batch.layout.start), model.num_labels, batch.layout.start.shape[1])
+    total = Potentials(np.zeros(shape, model.first.dtype))
+    for feature, already in zip(model.features, said, strict=True):
+        total = engine.plus(total, feature.potentials(batch, already))
+    return total
+
+
+def scores_of(model, x, known) -> tuple[Batch, engine.Scores, engine.Scores]:
+    """The sentences, their log-potentials, and those that agree with what is known."""
+    batch = batch_of(model, x)
+    layout = batch.layout
+    said = _potentials(model, x, batch)
+    last = last_tokens(layout)
+    free = engine.complete(said, weights_of(model), model.structure, layout.start, last, local=model.local)
+    if known is None:
+        return batch, free, free
+    allowed = batch.spread(_allowed(known, batch, model.labels)) | ~np.asarray(layout.mask)[:, None]
+    return batch, free, free._replace(node=jnp.where(allowed, free.node, -jnp.inf))
+
+
+def scores_of_one(model, x, known, query: str) -> tuple[Batch, engine.Scores, engine.Scores]:
+    """`scores_of` for a query that takes one sentence only."""
+    found = scores_of(model, x, known)
+    if len(found[0].sentences) != 1:
+        raise ValueError(f"{query} takes one sentence, got {len(found[0].sentences)}")
+    return found
+
+
+def _allowed(known, batch: Batch, labels: tuple[Hashable, ...]) -> np.ndarray:
+    return as_allowed(gold_of([known] if batch.single else known, batch, labels))
+
+
+def best_labels(model, x, known) -> tuple[Batch, list[np.ndarray]]:
+    """The most probable labels of each sentence, as indices."""
+    batch = batch_of(model, x)
+    few = len(batch.sentences) == 1 and batch.num_tokens * model.num_labels**2 <= FEW
+    if few and model.order == 1 and not model.local:
+        said, weights = _potentials(model, x, batch), weights_of(model)
+        if said.pair is None and isinstance(said.node, np.ndarray) and all(map(is_concrete, weights)):
+            allowed = None if known is None else _allowed(known, batch, model.labels)
+            return batch, [_best_of_one(said.node[: batch.num_tokens, :, 0], weights, model.structure, allowed)]
+    batch, _, scores = scores_of(model, x, known)
+    states, total = engine.viterbi(scores, batch.layout)
+    check_possible(total)
+    return batch, batch.layout.unpack(np.asarray(states))
+
+
+def _best_of_one(node, weights, structure, allowed) -> np.ndarray:
+    """`engine.viterbi` of one sentence, operation by operation, in NumPy."""
+    steps, first, last = map(np.asarray, weights)
+    steps = np.where(structure.pair, steps, -np.inf).astype(node.dtype)
+    node = node.copy()
+    node[0] += np.where(structure.initial, first, -np.inf)
+    node[-1] += np.where(structure.final, last, -np.inf)
+    if allowed is not None:
+        node[~allowed] = -np.inf
+    into, score = np.ascontiguousarray(steps.T), node[0]
+    before = []
+    for potential in node[1:]:
+        top = score.max()
+        if top == -np.inf:
+            break
+        before.append(score)
+        score = (into + (score - top)).max(1) + potential
+    check_possible(np.array([score.max()]))
+    state = int(score.argmax())
+    states = [state]
+    for score in reversed(before):
+        state = int((score + into[state]).argmax())
+        states.append(state)
+    return np.array(states[::-1])
+
+
+def check_possible(total):
+    """Refuse sentences whose log-partition or best score is −inf, where values can be looked at."""
+    if is_concrete(total):
+        impossible = np.flatnonzero(~np.isfinite(np.asarray(total)))
+        if len(impossible):
+            raise ValueError(
+                f"sentence {impossible[0]} has no possible labelling: what is known of its labels, or which of them may "
+                "begin, follow one another and end, rules all of them out"
+            )

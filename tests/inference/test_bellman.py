@@ -1,0 +1,225 @@
+"""The Bellman engine under jit, vmap and grad: the host's answers, certified in its own precision."""
+
+import itertools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import chainrule as cr
+from chainrule.inference import bellman
+
+
+def a_process(seed=0, states=12, discount=0.9):
+    rng = np.random.default_rng(seed)
+    shape = (states, 3)
+    mask = rng.random(shape) < 0.7
+    mask[:, 0] = True
+    return {
+        "probabilities": rng.dirichlet(np.ones(3), shape),
+        "rewards": rng.normal(size=shape),
+        "successors": rng.integers(0, states, (*shape, 3)),
+        "mask": mask,
+        "terminal": np.arange(states) == 3,
+        "discount": discount,
+    }
+
+
+def dense(process):
+    probs = np.zeros((*process["rewards"].shape, len(process["rewards"])))
+    index = np.ogrid[: probs.shape[0], : probs.shape[1], :1][:2]
+    np.add.at(probs, (*index, process["successors"]), process["probabilities"])
+    return process | {"probabilities": probs, "successors": None}
+
+
+@pytest.mark.parametrize("layout", [lambda p: p, dense], ids=["padded", "dense"])
+def test_the_hosts_optimum_under_jit(layout):
+    process = layout(a_process())
+    wanted = cr.MDP(**process).solve(tolerance=1e-10)
+    found = jax.jit(lambda m: m.solve(tolerance=1e-3))(cr.MDP(**process))
+    assert found.values.dtype == jnp.float32
+    assert found.status is cr.SolveStatus.CERTIFIED
+    assert (found.lower <= wanted.values).all()
+    assert (wanted.values <= found.upper).all()
+    np.testing.assert_array_equal(found.policy.table, wanted.policy.table)
+    with jax.enable_x64(True):
+        exact = jax.jit(lambda m: m.solve(tolerance=1e-9))(cr.MDP(**process))
+        np.testing.assert_allclose(exact.values, wanted.values, atol=2e-9)
+        assert exact.gap <= 1e-9
+
+
+def test_float32_reports_what_it_can_certify():
+    found = jax.jit(lambda m: m.solve(tolerance=1e-9))(cr.MDP(**a_process(discount=0.99)))
+    assert found.status is cr.SolveStatus.PRECISION
+    wanted = cr.MDP(**a_process(discount=0.99)).solve(tolerance=1e-10).values
+    assert (found.lower <= wanted).all()
+    assert (wanted <= found.upper).all()
+
+
+def test_shared_rows_under_jit():
+    process = a_process()
+    rows = np.arange(36).reshape(12, 3)
+    flat = {name: process[name].reshape(36, -1) for name in ("probabilities", "successors")}
+    found = jax.jit(lambda m: m.solve(tolerance=1e-3).values)(cr.MDP(**process | flat, rows=rows))
+    np.testing.assert_allclose(found, cr.MDP(**process).solve().values, atol=1e-3)
+
+
+def test_a_batch_of_processes_compiles_once():
+    traces = []
+
+    @jax.jit
+    def solve(rewards, discount):
+        traces.append(None)
+        return jax.vmap(lambda r, g: mdp.replace(rewards=r, discount=g).solve(tolerance=1e-2).values)(rewards, discount)
+
+    process = a_process()
+    mdp = cr.MDP(**process)
+    rng = np.random.default_rng(1)
+    for _ in range(2):
+        rewards, discounts = rng.normal(size=(5, 12, 3)), rng.uniform(0, 0.95, 5)
+        found = solve(rewards, discounts)
+        for n in range(5):
+            wanted = mdp.replace(rewards=rewards[n], discount=discounts[n]).solve()
+            np.testing.assert_allclose(found[n], wanted.values, atol=1e-2)
+    assert len(traces) == 1
+
+
+@pytest.mark.parametrize("layout", [lambda p: p, dense], ids=["padded", "dense"])
+def test_gradients_against_finite_differences(layout):
+    process = layout(a_process())
+    rest = {name: process[name] for name in ("successors", "mask", "terminal")}
+    weight = np.random.default_rng(2).normal(size=12)
+
+    def total(rewards, probabilities, discount):
+        values = cr.MDP(probabilities, rewards, discount=discount, **rest).solve(tolerance=1e-11).values
+        return (values * weight).sum()
+
+    with jax.enable_x64(True):
+        point = tuple(jnp.asarray(process[name]) for name in ("rewards", "probabilities", "discount"))
+        slopes = jax.jit(jax.grad(total, argnums=(0, 1, 2)))(*point)
+        value = jax.jit(total)
+        rng = np.random.default_rng(3)
+        for n in range(3):
+            direction = jnp.asarray(rng.normal(size=np.shape(point[n])))
+            moved = [tuple(p + s * 1e-6 * direction if k == n else p for k, p in enumerate(point)) for s in (1, -1)]
+            wanted = (value(*moved[0]) - value(*moved[1])) / 2e-6
+            assert float((slopes[n] * direction).sum()) == pytest.approx(float(wanted), rel=1e-5, abs=1e-6)
+        forward = jax.jvp(lambda r: total(r, *point[1:]), (point[0],), (jnp.ones_like(point[0]),))[1]
+        assert float(forward) == pytest.approx(float(slopes[0].sum()), rel=1e-8)
+
+
+def test_at_a_tie_the_derivative_is_that_of_the_kept_action():
+    def worth(rewards):
+        return cr.MDP([[[1.0], [1.0]]], rewards, successors=np.zeros((1, 2, 1), int), discount=0.5).solve().values[0]
+
+    slope = jax.grad(worth)(jnp.ones((1, 2)))
+    np.testing.assert_allclose(slope, [[2.0, 0.0]], atol=1e-5)  # a subgradient: 1 / (1 − γ) for the first of the two
+
+
+def test_policies_are_differentiable():
+    mdp = cr.MDP(**a_process())
+    table = np.where(np.asarray(mdp.transitions.mask), 1.0, 0)
+    table /= np.maximum(table.sum(1, keepdims=True), 1)
+    with jax.enable_x64(True):
+        wanted = mdp.evaluate(table)
+        np.testing.assert_allclose(jax.jit(lambda p: mdp.evaluate(p).values)(table), wanted.values, atol=1e-11)
+        direction = jnp.asarray(np.random.default_rng(0).normal(size=table.shape) * (table > 0))
+        slope = jax.jvp(lambda p: mdp.evaluate(p).values.sum(), (jnp.asarray(table),), (direction,))[1]
+        reverse = jax.grad(lambda p: mdp.evaluate(p).values.sum())(jnp.asarray(table))
+        assert float((reverse * direction).sum()) == pytest.approx(float(slope), rel=1e-9)
+        worth = jax.jit(lambda p: mdp.evaluate(p).values.sum())
+        step = (worth(table + 1e-6 * direction) - worth(table - 1e-6 * direction)) / 2e-6
+        assert float(slope) == pytest.approx(float(step), rel=1e-6)
+
+
+def test_linear_solves_where_krylov_methods_break_down():
+    # a rotation, at which BiCGSTAB divides by zero: plain backups finish the job
+    found = bellman.evaluate(
+        cr.Transitions([[[0.0, 1.0]], [[1.0, 0.0]]], [[1.0], [-1.0]], discount=0.5), np.zeros(2, int)
+    )
+    np.testing.assert_allclose(found, [2 / 3, -2 / 3], atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"method": cr.ValueIteration()}, "the method is ModifiedPolicyIteration"),
+        ({"horizon": 3}, "only the discounted optimum"),
+        ({"start": np.zeros(12)}, "only the discounted optimum"),
+    ],
+)
+def test_what_is_not_traced_says_so(options, message):
+    mdp = cr.MDP(**a_process())
+    with pytest.raises(ValueError, match=message):
+        jax.jit(lambda r: mdp.replace(rewards=r).solve(**options).values)(mdp.transitions.rewards)
+
+
+def test_sharded_over_devices():
+    """A batch split over devices gives what it gives on one; here devices may be one only, and the code is the same."""
+    mdp = cr.MDP(**a_process())
+    devices = jax.devices()
+    mesh = jax.make_mesh((len(devices),), ("case",), axis_types=(jax.sharding.AxisType.Auto,))
+    rewards = np.random.default_rng(0).normal(size=(4 * len(devices), 12, 3)).astype(np.float32)
+    spread = jax.device_put(rewards, jax.NamedSharding(mesh, jax.P("case")))
+    solve = jax.jit(jax.vmap(lambda r: mdp.replace(rewards=r).solve(tolerance=1e-2).values))
+    np.testing.assert_allclose(solve(spread), solve(rewards), atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("layout", "varies"),
+    [
+        *itertools.product(["padded", "wide", "dense", "rows"], ["probabilities"]),
+        ("padded", "mask"),
+        ("dense", "terminal"),
+        ("padded", "successors"),
+    ],
+)
+def test_processes_side_by_side(layout, varies):
+    """What differs between the processes may be anything; each gets the answer that it gets alone."""
+    rng = np.random.default_rng(5)
+    processes = []
+    for _ in range(3):
+        process = a_process() | ({} if layout != "wide" else _wide(rng))
+        shape = process["probabilities"].shape
+        if varies == "probabilities":
+            process["probabilities"] = rng.dirichlet(np.ones(shape[-1]), shape[:2])
+        elif varies == "mask":
+            process["mask"] = process["mask"] | (rng.random(shape[:2]) < 0.5)
+        elif varies == "terminal":
+            process["terminal"] = rng.random(12) < 0.3
+        else:
+            process["successors"] = rng.integers(0, 12, shape)
+        processes.append(dense(process) if layout == "dense" else process)
+    models = [cr.MDP(**process) for process in processes]
+    if layout == "rows":
+        rows = np.arange(36).reshape(12, 3)
+        flat = [{name: p[name].reshape(36, -1) for name in ("probabilities", "successors")} for p in processes]
+        models = [cr.MDP(**process | f, rows=rows) for process, f in zip(processes, flat, strict=True)]
+    axes = jax.tree.map(lambda *leaves: 0 if any((leaf != leaves[0]).any() for leaf in leaves) else None, *models)
+    many = jax.tree.map(
+        lambda *leaves: np.stack(leaves) if any((x != leaves[0]).any() for x in leaves) else leaves[0], *models
+    )
+    found = jax.vmap(lambda m: m.solve(tolerance=1e-3), in_axes=(axes,))(many)
+    for n, process in enumerate(processes):
+        wanted = cr.MDP(**process).solve(tolerance=1e-9).values
+        assert (found.lower[n] <= wanted).all()
+        assert (wanted <= found.upper[n]).all()
+        assert found.gap[n] <= 1e-3
+
+
+def _wide(rng):
+    return {"probabilities": rng.dirichlet(np.ones(20), (12, 3)), "successors": rng.integers(0, 12, (12, 3, 20))}
+
+
+def test_gradients_of_a_batch():
+    mdp = cr.MDP(**a_process())
+    rewards = np.random.default_rng(0).normal(size=(3, 12, 3)).astype(np.float32)
+
+    def worth(r):
+        return mdp.replace(rewards=r).solve(tolerance=1e-3).values.sum()
+
+    inside, outside = jax.vmap(jax.grad(worth))(rewards), jax.grad(lambda r: jax.vmap(worth)(r).sum())(rewards)
+    np.testing.assert_allclose(inside, outside, atol=1e-4)
+    for n in range(3):
+        np.testing.assert_allclose(inside[n], jax.grad(worth)(rewards[n]), atol=1e-3)
