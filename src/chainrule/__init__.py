@@ -40,6 +40,7 @@ _HOME = {
     "HMM": "models.hmm",
     "HMMPrior": "models.hmm",
     "LinearChainCRF": "models.crf",
+    "SemiMarkovCRF": "models.semi_markov_crf",
     "Likelihood": "models.crf_objectives",
     "MaxMargin": "models.crf_objectives",
     "SoftmaxMargin": "models.crf_objectives",
@@ -47,6 +48,7 @@ _HOME = {
     "dense": "models.features",
     "feature_function": "models.features",
     "neural_feature": "models.features",
+    "segment_function": "models.features",
     "templates": "models.features",
     "MarkovChain": "models.markov_chain",
     "MDP": "models.mdp",
@@ -100,11 +102,12 @@ if TYPE_CHECKING:
     from .models import criteria, emissions, features
     from .models.crf import LinearChainCRF
     from .models.crf_objectives import Likelihood, MaxMargin, SoftmaxMargin
-    from .models.features import attributes, dense, feature_function, neural_feature, templates
+    from .models.features import attributes, dense, feature_function, neural_feature, segment_function, templates
     from .models.hmm import HMM, HMMPrior
     from .models.markov_chain import MarkovChain
     from .models.mdp import MDP
     from .models.policy import Policy, Solution, SolveStatus
+    from .models.semi_markov_crf import SemiMarkovCRF
 
 
 def __getattr__(name: str) -> Any:

@@ -12,7 +12,6 @@ from collections.abc import Hashable, Sequence
 from typing import Any
 
 import equinox as eqx
-import jax
 import jax.numpy as jnp
 import networkx as nx
 import numpy as np
@@ -20,24 +19,18 @@ from jaxtyping import Array, Float, Key
 
 from ..forms.chain import Chain, assemble
 from ..graphs.factor_graph import FactorGraph
-from ..graphs.labels import first_duplicate
-from ..learning import progress as bars
-from ..learning.fit import Fit, Status
+from ..learning.fit import Fit
 from ..learning.gradient import LBFGS
 from ..learning.minibatch import AveragedPerceptron, MiniBatch
-from ..learning.quasi_newton import Ending, Limits
 from ..learning.validation import Validation
-from . import crf_descent as descent
 from . import crf_engine as engine
+from . import crf_inspection, crf_learning, crf_second_order
 from .crf_data import Taggings, gold_of, read_sentences, structure_of
 from .crf_objectives import Likelihood, MaxMargin, SoftmaxMargin
-from .crf_scores import IndexedSentences, best_labels, check_possible, indexed, scores_of
+from .crf_scores import IndexedSentences, best_labels, check_possible, indexed, scores_of, scores_of_one, weights_of
 from .features.base import AbstractFeature, Batch, Gold, Options
 from .features.sparse import as_feature
-from .memory import give_back
-from .results import Path, Posterior, Table, find
-
-_ANY = object()  # None may be a label
+from .results import Path, Posterior, Table
 
 
 class LinearChainCRF(eqx.Module):
@@ -57,9 +50,11 @@ class LinearChainCRF(eqx.Module):
         local: normalise each step by itself, p(y | x) = Π_t p(y_t | y_{t−1}, x), with the same features: a maximum-entropy
             Markov model (McCallum, Freitag and Pereira 2000). It trains without forward–backward, and suffers from label
             bias, which the CRF was invented against.
+        order: how many labels before a label speaks of: 1, or 2 for p(y | x) with weights for each three labels in a row
+            besides, and features f(x, y_prev2, y_prev, y, i). A step then costs K³ instead of K², whatever is forbidden.
 
     Raises:
-        ValueError: no labels or one twice, something that is not a feature, or a graph over other labels.
+        ValueError: no labels or one twice, something that is not a feature, a graph over other labels, or another order.
 
     A sentence is a list of tokens, or an array (time, …), as the features want it: an array is always one sentence. Queries
     take one sentence, or a list of them, or what `index` makes of either, and answer in the same form.
@@ -71,6 +66,14 @@ class LinearChainCRF(eqx.Module):
         >>> crf = cr.LinearChainCRF(["D", "N", "V"], [cr.templates("%x[0,0]", "%x[-1,0]")])
         >>> fit = crf.fit(sentences, tags, method=cr.LBFGS(l2=0.1))
         >>> fit.model.predict(["a", "dog", "sleeps"])
+        ['D', 'N', 'V']
+
+        Of second order, with a feature of three labels in a row:
+
+        >>> def back_again(x, y_prev2, y_prev, y, i):
+        ...     return y == y_prev2
+        >>> second = cr.LinearChainCRF(["D", "N", "V"], [cr.templates("%x[0,0]"), cr.feature_function(back_again)], order=2)
+        >>> second.fit(sentences, tags, method=cr.LBFGS(l2=0.1)).model.predict(["a", "dog", "sleeps"])
         ['D', 'N', 'V']
     """
 
@@ -85,6 +88,7 @@ class LinearChainCRF(eqx.Module):
     local: bool = eqx.field(static=True)
     options: Options = eqx.field(static=True)
     token: str | None = eqx.field(static=True)
+    second: Float[Array, "before label label"] | None
 
     def __init__(
         self,
@@ -97,14 +101,9 @@ class LinearChainCRF(eqx.Module):
         all_pairs: bool = False,
         min_pairs: int = 1,
         local: bool = False,
+        order: int = 1,
     ):
-        if isinstance(labels, str):
-            raise ValueError(f"labels is the string {labels!r}; wanted a list of labels")
-        self.labels = tuple(labels)
-        if not self.labels:
-            raise ValueError("there are no labels; wanted at least one")
-        if (twice := first_duplicate(self.labels)) is not None:
-            raise ValueError(f"label {twice!r} is there twice")
+        self.labels = crf_learning.check_labels(labels)
         if isinstance(features, str) or not isinstance(features, Sequence):
             raise ValueError(f"features is {features!r}; wanted a list, such as [templates('%x[0,0]')]")
         self.features = tuple(as_feature(feature) for feature in features)
@@ -116,10 +115,13 @@ class LinearChainCRF(eqx.Module):
         self.boundaries, self.seen_steps, self.local = boundaries, seen_steps, local
         self.options = Options(all_pairs, min_pairs, self.labels)
         self.token = None
+        self.second = crf_second_order.weights(order, size, self.features, local=local)
 
     def __check_init__(self):
         size = self.num_labels
         wanted = {"transition": (size, size), "first": (size,), "last": (size,)}
+        if self.second is not None:
+            wanted["second"] = (size + 1, size, size)
         for name, shape in wanted.items():
             if getattr(self, name).shape != shape:
                 raise ValueError(f"{name} has shape {getattr(self, name).shape}; {size} labels ask for {shape}")
@@ -128,6 +130,11 @@ class LinearChainCRF(eqx.Module):
     def num_labels(self) -> int:
         """K."""
         return len(self.labels)
+
+    @property
+    def order(self) -> int:
+        """How many labels before a label speaks of."""
+        return 1 if self.second is None else 2
 
     def graph(self) -> nx.DiGraph:
         """The steps that are allowed, with their weights."""
@@ -195,12 +202,12 @@ class LinearChainCRF(eqx.Module):
         if not isinstance(k, int | np.integer) or k < 1:
             raise ValueError(f"k is {k!r}; ask for a whole number of labellings, at least one")
         batch, free, scores = scores_of(self, x, known)
-        found = engine.k_best(engine.chains(scores, batch.layout), int(k))
+        states, score = map(np.asarray, engine.k_best(scores, batch.layout, int(k)))
         count, sizes = len(batch.sentences), [len(sentence) for sentence in batch.sentences]
-        score = np.asarray(found.score)[:count]
+        score = score[:count]
         check_possible(score[:, 0], scores)
         log_prob = score - np.asarray(engine.log_partition(free, batch.layout))[:count, None]
-        states = [s[:, :size] for s, size in zip(np.asarray(found.states), sizes, strict=False)]
+        states = [s[:, :size] for s, size in zip(states, sizes, strict=False)]
         if batch.single:
             return Path(states[0], log_prob[0], self.labels)
         return Path(states, log_prob, self.labels)
@@ -238,6 +245,21 @@ class LinearChainCRF(eqx.Module):
         found = [steps[1:] for steps in batch.layout.unpack(np.asarray(engine.pair_marginals(scores, batch.layout)))]
         return found[0] if batch.single else found
 
+    def triple_posterior(self, x, *, known=None):
+        """Marginals of three labels in a row, p(y_{t−2} = h, y_{t−1} = i, y_t = j | x), shape (T − 2, K, K, K).
+
+        A list of them for several sentences. The model must be of order 2.
+        """
+        if self.second is None:
+            raise ValueError(
+                "triple_posterior is for models of order 2; this one is of order 1: ask for pair_posterior"
+            )
+        batch, _, scores = scores_of(self, x, known)
+        check_possible(engine.log_partition(scores, batch.layout))
+        triples = batch.layout.unpack(np.asarray(crf_second_order.triple_marginals(scores, batch.layout)))
+        found = [np.moveaxis(one[2:, ..., :-1], -1, 1) for one in triples]
+        return found[0] if batch.single else found
+
     def sample(self, key: Key[Array, ""], x, num_samples: int = 1, *, known=None) -> Path:
         """Draw labellings from p(y | x), exact and independent: states (num_samples, T), or a list of them.
 
@@ -255,28 +277,32 @@ class LinearChainCRF(eqx.Module):
         """Entropy of p(y | x) in nats, how undecided the whole labelling is: a number, or one for each sentence."""
         batch, _, scores = scores_of(self, x, known)
         check_possible(engine.log_partition(scores, batch.layout), scores)
-        found = np.asarray(engine.entropy(engine.chains(scores, batch.layout)))
+        found = np.asarray(engine.entropy(scores, batch.layout))
         return float(found[0]) if batch.single else found[: len(batch.sentences)]
 
     def chain(self, x, *, known=None) -> Chain:
-        """The chain form of one sentence, to be handed to any engine."""
-        batch, _, scores = scores_of(self, x, known)
-        if len(batch.sentences) != 1:
-            raise ValueError(f"chain takes one sentence, got {len(batch.sentences)}")
+        """The chain form of one sentence, to be handed to any engine.
+
+        For order 2 its K (K + 1) states are pairs of labels: state k · (K + 1) + j is label k after label j, and after none
+        where j = K.
+        """
+        batch, _, scores = scores_of_one(self, x, known, "chain")
         return engine.chain(scores, batch.layout)
 
     def factor_graph(self, x) -> FactorGraph:
         """p(y | x) of one sentence as a factor graph over the variables ("y", 0) … ("y", T−1)."""
-        chain = self.chain(x)
-        node, pair = np.asarray(chain.node, float), np.asarray(chain.pair, float)
+        batch, _, scores = scores_of_one(self, x, None, "factor_graph")
+        time = len(batch.sentences[0])
+        node, pair = np.asarray(scores.node, float)[:time, :, 0], np.asarray(scores.pair, float)
         factors: dict[Hashable, tuple] = {("x", t): ((("y", t),), row) for t, row in enumerate(node)}
-        for t in range(1, len(node)):
-            factors["step", t] = ((("y", t - 1), ("y", t)), pair if pair.ndim == 2 else pair[t - 1])
-        return FactorGraph({("y", t): self.labels for t in range(len(node))}, factors)
+        for t in range(1, time):
+            factors["step", t] = ((("y", t - 1), ("y", t)), pair if pair.ndim == 2 else pair[t, ..., 0])
+        factors |= crf_second_order.factors(scores, time)
+        return FactorGraph({("y", t): self.labels for t in range(time)}, factors)
 
     # Inspection
 
-    def strongest(self, n: int = 10, *, label: Hashable = _ANY) -> Table:
+    def strongest(self, n: int = 10, *, label: Hashable = crf_inspection.ANY) -> Table:
         """The n features with the largest absolute weights: rows of weight, feature, label, and previous label.
 
         Args:
@@ -286,36 +312,12 @@ class LinearChainCRF(eqx.Module):
         Raises:
             ValueError: an unknown label, or n below one.
         """
-        wanted = None if label is _ANY else find(label, self.labels)
-        rows = []
-        for feature in self.features:
-            for listed in feature.listed():
-                mine = np.flatnonzero((listed.values != 0) & ((wanted is None) | (listed.label == wanted)))
-                for k in mine[np.argsort(-np.abs(listed.values[mine]), kind="stable")[: _positive(n)]]:
-                    name, before = listed.describe(int(k))
-                    row = {
-                        "weight": float(listed.values[k]),
-                        "feature": name,
-                        "label": self._name(int(listed.label[k])),
-                    }
-                    rows.append(row | ({"previous": self._name(before)} if before >= 0 else {}))
-        return Table(sorted(rows, key=lambda row: -abs(row["weight"]))[:n])
+        return crf_inspection.strongest(self.features, self.labels, n, label)
 
     def strongest_steps(self, n: int = 10) -> Table:
         """The n steps between labels with the largest absolute weights: rows of weight, previous label, label."""
         weights = np.where(self.structure.pair, np.asarray(self.transition), 0)
-        order = np.argsort(-np.abs(weights), axis=None, kind="stable")[: _positive(n)]
-        steps = [divmod(int(k), self.num_labels) for k in order]
-        return Table(
-            [
-                {"weight": float(weights[i, j]), "previous": self.labels[i], "label": self.labels[j]}
-                for i, j in steps
-                if weights[i, j] != 0
-            ]
-        )
-
-    def _name(self, index: int):
-        return None if index < 0 else self.labels[index]
+        return crf_inspection.strongest_steps(weights, self.labels, n, self.second)
 
     # Learning
 
@@ -356,14 +358,7 @@ class LinearChainCRF(eqx.Module):
             ValueError: labels that do not fit the sentences, an unknown label, or labels that the structure forbids; the
                 message names the sentence and the token.
         """
-        method = LBFGS(l2=1.0) if method is None else method
-        if isinstance(method, AveragedPerceptron):
-            method, objective = method.as_minibatch(), MaxMargin(0.0) if objective is None else objective
-        objective = Likelihood() if objective is None else objective
-        if not isinstance(method, LBFGS | MiniBatch):
-            raise ValueError(f"method is {method!r}; give LBFGS(l1=…, l2=…), MiniBatch(…) or AveragedPerceptron(…)")
-        if not isinstance(objective, Likelihood | MaxMargin | SoftmaxMargin):
-            raise ValueError(f"objective is {objective!r}; give Likelihood(), MaxMargin() or SoftmaxMargin()")
+        method, objective = crf_learning.choose(method, objective)
         sentences, _, token = read_sentences(x, None)
         apart = any(feature.one_per_row for feature in self.features)
         one_per_row = apart or getattr(method, "one_per_row", False)
@@ -379,50 +374,21 @@ class LinearChainCRF(eqx.Module):
                 f"validation looks on after each epoch, and {type(method).__name__} has none; use MiniBatch"
             )
         learned, problem = self._problem(batch, gold, sample_weight, by_rows, objective)
-        give_back()
 
         def model_of(parameters):
             own, weights = parameters
             features = tuple(f.fitted(part, mine) for f, part, mine in zip(learned, problem.parts, own, strict=True))
             return self._with(features, weights, token)
 
-        if by_rows:
-            if key is None:
-                raise ValueError(
-                    "fit: MiniBatch goes through the sentences in random order; give key=jax.random.key(…)"
-                )
-            found = descent.fit(method, batch, problem, key, model_of, validation, progress=progress)
-        else:
-            found = self._climb(method, problem, progress)
-        parameters, value, log_prob, history, iterations, status, *scores = found
-        model = model_of(parameters)
-        return Fit(
-            model=model,
-            status=status,
-            iterations=int(iterations),
-            log_prob=float(log_prob),
-            history=history,
-            restart_objectives=np.array([-float(value)]),
-            degenerate=np.zeros(0, bool),
-            num_parameters=model.num_parameters(),
-            num_observations=batch.num_tokens,
-            validation=scores[0] if scores else None,
-        )
-
-    def _climb(self, method: LBFGS, problem: engine.Problem, progress: bool):
-        sizes = {"memory": method.memory, "size": _room(method.max_iterations), "sparse": method.l1 > 0}
-        limits = Limits(method.max_iterations, method.tolerance, period=method.period)
-        with bars.bar("L-BFGS", total=method.max_iterations, enabled=progress) as shown:
-            found = engine.climb(problem, method.l1, method.l2, limits, shown, **sizes)
-        parameters, value, log_prob, history, iterations, ending = jax.device_get(found)
-        return parameters, value, log_prob, -history[~np.isnan(history)], iterations, _status(int(ending))
+        found = crf_learning.search(method, batch, problem, key, model_of, validation, progress=progress)
+        return found.fit(model_of(found.parameters), batch.num_tokens)
 
     def num_parameters(self) -> int:
         """How many weights are not zero, those of steps and of first and last labels included.
 
         A weight of zero is one that an L1 penalty has left out, that `seen_steps` leaves out, or that is not allowed.
         """
-        own = sum(int(np.count_nonzero(w)) for w in (self.transition, self.first, self.last))
+        own = sum(int(np.count_nonzero(w)) for w in weights_of(self))
         return own + sum(feature.num_parameters() for feature in self.features)
 
     def _problem(self, batch: Batch, gold: Gold, sample_weight, by_rows: bool, objective):
@@ -439,16 +405,25 @@ class LinearChainCRF(eqx.Module):
         transition = np.where(free_steps, self.transition, 0)
         weights = tuple(np.asarray(w, dtype) for w in (transition, self.first, self.last))
         ends = np.full(size, self.boundaries)
+        free = (free_steps, ends & self.structure.initial, ends & self.structure.final)
+        counts = tagged.counts.astype(dtype)
+        if self.second is not None:
+            if tagged.labels is not None:
+                counts = crf_second_order.gold_counts(tagged.labels, batch.layout.start, tagged.weight, counts)
+            third = crf_second_order.free(self.structure, self.boundaries)
+            if self.seen_steps and tagged.labels is not None:
+                third = third & np.moveaxis(counts["triple"] > 0, 2, 0)
+            weights, free = (*weights, np.where(third, self.second, 0).astype(dtype)), (*free, third)
         problem = engine.Problem(
             tuple(parts),
             weights,
-            (free_steps, ends & self.structure.initial, ends & self.structure.final),
+            free,
             self.structure,
             batch.layout.start,
             tagged.last,
             tagged.weight.astype(dtype),
             tagged.labels,
-            tagged.counts.astype(dtype),
+            counts,
             tagged.allowed,
             objective,
             self.local,
@@ -457,31 +432,11 @@ class LinearChainCRF(eqx.Module):
 
     def _with(self, features, weights, token) -> "LinearChainCRF":
         fields = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
-        transition, first, last = (jnp.asarray(w) for w in weights)
-        return assemble(
-            LinearChainCRF,
-            **(fields | dict(features=features, transition=transition, first=first, last=last, token=token)),
-        )
+        names = ("transition", "first", "last", "second")
+        learned = {name: jnp.asarray(w) for name, w in zip(names, weights, strict=False)}
+        return assemble(LinearChainCRF, **(fields | learned | {"features": features, "token": token}))
 
     def __repr__(self):
         features = ", ".join(repr(feature) for feature in self.features)
-        return f"LinearChainCRF({self.num_labels} labels, [{features}])"
-
-
-def _room(iterations: int) -> int:
-    """Room for the history: few sizes, since each is compiled anew."""
-    return max(1024, 1 << iterations.bit_length())
-
-
-def _positive(n: int) -> int:
-    if n < 1:
-        raise ValueError(f"n is {n}; ask for at least one row")
-    return n
-
-
-def _status(ending: int) -> Status:
-    return {
-        Ending.CONVERGED: Status.CONVERGED,
-        Ending.MAX_ITERATIONS: Status.MAX_ITERATIONS,
-        Ending.NOT_FINITE: Status.DIVERGED,
-    }.get(Ending(ending), Status.STALLED)
+        order = "" if self.second is None else ", order=2"
+        return f"LinearChainCRF({self.num_labels} labels, [{features}]{order})"

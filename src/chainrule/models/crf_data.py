@@ -10,7 +10,7 @@ import numpy as np
 
 from ..forms.sequences import Sequences
 from . import crf_engine as engine
-from .features.base import Batch, Gold
+from .features.base import Batch, Gold, Potentials
 
 
 def read_sentences(x, token: str | None) -> tuple[list[Any], bool, str]:
@@ -199,7 +199,7 @@ class Taggings(NamedTuple):
     def of(cls, batch: Batch, gold: Gold, structure: engine.Structure, labels, sample_weight) -> "Taggings":
         """Lay labels out, and check them against the structure."""
         layout, lengths = batch.layout, np.array([len(sentence) for sentence in batch.sentences])
-        weight = _weights(sample_weight, len(lengths))
+        weight = sentence_weights(sample_weight, len(lengths))
         owner = np.repeat(np.arange(len(lengths)), lengths)
         first = np.zeros(len(owner), bool)
         first[np.cumsum(lengths) - lengths] = True
@@ -224,7 +224,8 @@ class Taggings(NamedTuple):
         )
 
 
-def _weights(sample_weight, count: int) -> np.ndarray:
+def sentence_weights(sample_weight, count: int) -> np.ndarray:
+    """The weight of each sentence, one where nothing is said."""
     if sample_weight is None:
         return np.ones(count)
     weight = np.asarray(sample_weight, float)
@@ -267,7 +268,7 @@ def _check_choices(allowed, structure: engine.Structure, layout: Sequences):
     nothing = np.zeros(shape, jnp.zeros(0).dtype)
     size = shape[1]
     weights = (np.zeros((size, size), nothing.dtype), np.zeros(size, nothing.dtype), np.zeros(size, nothing.dtype))
-    scores = engine.complete(nothing, None, weights, structure, layout.start, last_tokens(layout))
+    scores = engine.complete(Potentials(nothing), weights, structure, layout.start, last_tokens(layout))
     scores = engine.Scores(jnp.where(allowed, scores.node, -jnp.inf), scores.pair)
     total = np.asarray(engine.viterbi(scores, layout)[1])[: layout.num_sequences]
     if not np.isfinite(total).all():

@@ -1,6 +1,7 @@
 """Linear-chain CRFs on the chain engine: one compiled call per question, and one for a whole fit."""
 
-from functools import partial
+from collections.abc import Callable
+from functools import partial, update_wrapper
 from typing import Any, NamedTuple
 
 import equinox as eqx
@@ -12,19 +13,23 @@ from jax.flatten_util import ravel_pytree
 from ..forms.chain import Chain, assemble
 from ..forms.sequences import Sequences
 from ..inference import chain as chain_engine
-from ..inference import decoding, rows
+from ..inference import compound, decoding, rows
 from ..inference.logspace import logsumexp
 from ..learning import progress, quasi_newton
-from . import packed
+from . import crf_second_order, packed
 from .crf_objectives import Likelihood
-from .features.base import Part
+from .features.base import Part, Potentials
 
 
 class Scores(NamedTuple):
-    """Log-potentials of packed sentences: `node` (time, label, row), `pair` (label, label) or (time, label, label, row)."""
+    """Log-potentials of packed sentences: `node` (time, label, row), `pair` (label, label) or (time, label, label, row).
+
+    With `triple`, see `crf_second_order`, they are of second order.
+    """
 
     node: Any
     pair: Any
+    triple: Any = None
 
     @property
     def initial(self):
@@ -40,18 +45,34 @@ def _in_rows(scores: Scores, data: Sequences):
     return scores.initial, pair, node
 
 
+def _by_order(second: Callable) -> Callable:
+    """Let the engine of second order answer where scores have potentials of three labels."""
+
+    def choose(first):
+        def ask(*args, **options):
+            scores = next(arg for arg in args if isinstance(arg, Scores))
+            return (first if scores.triple is None else second)(*args, **options)
+
+        return update_wrapper(ask, first)
+
+    return choose
+
+
+@_by_order(crf_second_order.log_partition)
 @rows.on_demand
 def log_partition(engine, scores: Scores, data: Sequences):
     """Log Z of each sentence."""
     return packed.log_partition(engine, True, *_in_rows(scores, data), data)
 
 
+@_by_order(crf_second_order.posterior)
 @rows.on_demand
 def posterior(engine, scores: Scores, data: Sequences):
     """Log Z of each sentence, marginals of labels, and expected steps: over all, or each where they vary."""
     return packed.posterior(engine, True, *_in_rows(scores, data), data)
 
 
+@_by_order(crf_second_order.pair_marginals)
 @rows.on_demand
 def pair_marginals(engine, scores: Scores, data: Sequences):
     """Marginals of steps, (time, label, label, row): entry t is the step into t."""
@@ -62,18 +83,21 @@ def pair_marginals(engine, scores: Scores, data: Sequences):
     return found if found.ndim == 4 else found[..., None]
 
 
+@_by_order(crf_second_order.viterbi)
 @jax.jit
 def viterbi(scores: Scores, data: Sequences):
     """The best labels of each sentence and their score; −1 where nothing is possible."""
     return packed.viterbi(*_in_rows(scores, data), data)
 
 
+@_by_order(crf_second_order.sample)
 @rows.on_demand
 def sample(engine, key, scores: Scores, data: Sequences, *, num_samples: int):
     """Labels (time, sample, row) from p(y | x), and log Z."""
     return packed.sample_posterior(engine, True, key, *_in_rows(scores, data), data, num_samples)
 
 
+@_by_order(crf_second_order.chain)
 def chain(scores: Scores, data: Sequences) -> Chain:
     """The chain form of one sentence."""
     size = int(data.lengths[0])
@@ -93,16 +117,19 @@ def chains(scores: Scores, data: Sequences) -> Chain:
     return assemble(Chain, initial=initial, pair=pair, node=each, length=jnp.asarray(data.lengths))
 
 
-@partial(jax.jit, static_argnums=1)
-def k_best(chains: Chain, k: int):
-    """The k best paths of each of several chains."""
-    return jax.vmap(partial(decoding.k_best, k=k))(chains)
+@_by_order(crf_second_order.k_best)
+@partial(jax.jit, static_argnums=2)
+def k_best(scores: Scores, data: Sequences, k: int):
+    """The k best labellings of each sentence, (sentence, k, time), and their scores (sentence, k)."""
+    found = jax.vmap(partial(decoding.k_best, k=k))(chains(scores, data))
+    return found.states, found.score
 
 
+@_by_order(crf_second_order.entropy)
 @jax.jit
-def entropy(chains: Chain):
-    """The entropy of each of several chains."""
-    return jax.vmap(chain_engine.entropy)(chains)
+def entropy(scores: Scores, data: Sequences):
+    """Entropy of the labelling of each sentence, in nats."""
+    return jax.vmap(chain_engine.entropy)(chains(scores, data))
 
 
 # Learning
@@ -116,14 +143,15 @@ class Structure(eqx.Module):
     final: Any
 
 
-def with_structure(node, pair, weights, structure: Structure, start, last, extra=None) -> Scores:
+def with_structure(found: Potentials, weights, structure: Structure, start, last, extra=None) -> Scores:
     """Scores with the weights of steps, first and last labels, and −inf for what is not allowed.
 
-    `node` and `pair` are what the features say (None is nothing), `weights` those of steps (label, label), of first and of
-    last labels (label,), `start` and `last` are True on first and on last tokens, (time, row), and `extra`, if given,
-    where a label is allowed at a token, (time, label, row).
+    `found` is what the features say, `weights` are those of steps (label, label), of first and of last labels (label,), and
+    for second order of three labels (label + 1, label, label). `start` and `last` are True on first and on last tokens,
+    (time, row), and `extra`, if given, where a label is allowed at a token, (time, label, row).
     """
-    steps, first, end = (jnp.asarray(w) for w in weights)
+    node, pair, triple = found
+    steps, first, end, *second = (jnp.asarray(w) for w in weights)
     begin, finish = jnp.asarray(start)[:, None], jnp.asarray(last)[:, None]
     base = jnp.where(begin, first[None, :, None], 0) + jnp.where(finish, end[None, :, None], 0)
     node = base if node is None else node + base
@@ -132,14 +160,17 @@ def with_structure(node, pair, weights, structure: Structure, start, last, extra
         banned = banned | ~jnp.asarray(extra)
     node = jnp.where(banned, -jnp.inf, node)
     table = jnp.where(structure.pair, steps, -jnp.inf)
-    return Scores(node, table if pair is None else pair + table[None, :, :, None])
+    if second:
+        third = jnp.transpose(second[0], (1, 2, 0))
+        triple = third if triple is None else triple + third[None, ..., None]
+    return Scores(node, table if pair is None else pair + table[None, :, :, None], triple)
 
 
 @partial(jax.jit, static_argnames="local")
-def complete(node, pair, weights, structure: Structure, start, last, *, local: bool = False) -> Scores:
+def complete(found: Potentials, weights, structure: Structure, start, last, *, local: bool = False) -> Scores:
     """The scores of any sentences; see `with_structure` and `localised`."""
-    found = with_structure(node, pair, weights, structure, start, last)
-    return localised(found, start) if local else found
+    scores = with_structure(found, weights, structure, start, last)
+    return localised(scores, start) if local else scores
 
 
 def localised(scores: Scores, start) -> Scores:
@@ -168,7 +199,7 @@ class Problem(eqx.Module):
         start, last: True on first and last tokens, (time, row).
         weight: weight of the sentence at each token, zero on padding.
         labels: index of each label, (time, row), where all are known.
-        counts: weighted number of steps from i to j among them.
+        counts: weighted number of steps from i to j among them; for second order also of three labels, by name.
         allowed: True where a label is allowed, (time, label, row), where some are not known.
         objective: see `crf_objectives`.
         local: whether each step is normalised by itself.
@@ -206,27 +237,31 @@ class Problem(eqx.Module):
     def scores(self, parameters, key=None) -> Scores:
         """Log-potentials of the training sentences."""
         own, weights = parameters
-        node: Any = None
-        pair: Any = None
+        sums: Any = Potentials()
         keys = [None] * len(own) if key is None else jax.random.split(key, len(own))
         for part, mine, random in zip(self.parts, own, keys, strict=True):
-            found = part.potentials(mine, random)
-            node = plus(node, found.node)
-            pair = plus(pair, found.pair)
+            sums = plus(sums, part.potentials(mine, random))
         weights = jax.tree.map(lambda w, free: jnp.where(free, w, 0), weights, self.free)
-        found = with_structure(node, pair, weights, self.structure, self.start, self.last)
+        found = with_structure(sums, weights, self.structure, self.start, self.last)
         return localised(found, self.start) if self.local else found
 
     def loss(self, parameters, key=None):
         """What is minimised, penalties aside: for the likelihood −Σ weight · log p(y | x)."""
         return self.objective.loss(self.scores(parameters, key), self)
 
+    def slopes(self, scores: Scores, engine) -> tuple[Any, Scores]:
+        """What is minimised, and its derivatives by the scores."""
+        return self.objective.slopes(scores, self, engine)
 
-def plus(a, b):
+    @property
+    def engines(self):
+        """What sums over all paths: one whose answers hold where its certificate does, and one that is always right."""
+        return (compound.Scaled, compound.Either) if len(self.weights) > 3 else (rows.Scaled, rows.Either)
+
+
+def plus(a: Potentials, b: Potentials) -> Potentials:
     """The sum, where None is nothing."""
-    if a is None or b is None:
-        return b if a is None else a
-    return a + b
+    return Potentials(*(y if x is None else x if y is None else x + y for x, y in zip(a, b, strict=True)))
 
 
 def climb(problem: Problem, l1, l2, limits, token, *, memory: int, size: int, sparse: bool):
@@ -235,10 +270,10 @@ def climb(problem: Problem, l1, l2, limits, token, *, memory: int, size: int, sp
     Returns the parameters, the loss with and without penalties, the history, the iterations and the ending.
     """
     rest = (l1, l2, limits, token)
-    search, trusted = _climb(rows.Scaled, problem, None, *rest, memory=memory, size=size, sparse=sparse)
+    search, trusted = _climb(problem.engines[0], problem, None, *rest, memory=memory, size=size, sparse=sparse)
     if not trusted:  # go on from there with the log-space engine at hand
         search = search if search.iterations else None
-        search, _ = _climb(rows.Either, problem, search, *rest, memory=memory, size=size, sparse=sparse)
+        search, _ = _climb(problem.engines[1], problem, search, *rest, memory=memory, size=size, sparse=sparse)
     found = search.minimum()
     return *_ended(problem, found.x, l1, l2, found.value), found.history, found.iterations, found.status
 
@@ -263,8 +298,8 @@ def _climb(engine, problem: Problem, search, l1, l2, limits, token, *, memory: i
 
         def value_and_gradient(flat, problem):
             scores, pull = jax.vjp(problem.scores, back(flat))
-            value, (by_node, by_pair) = problem.objective.slopes(scores, problem, asked)
-            (slopes,) = pull(Scores(by_node, by_pair))
+            value, by_scores = problem.slopes(scores, asked)
+            (slopes,) = pull(by_scores)
             # what cannot be trusted is no point to go to; the search stays where it is, in the middle of its line search
             value = jnp.where(asked.trusted, value + l2 * jnp.vdot(flat, flat), jnp.nan)
             return value, ravel_pytree(slopes)[0] + 2 * l2 * flat

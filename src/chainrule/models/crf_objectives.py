@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from ..inference import decoding, rows
-from . import packed
+from . import crf_second_order, packed
 
 
 class Likelihood(eqx.Module):
@@ -19,19 +19,23 @@ class Likelihood(eqx.Module):
         """The loss, and its derivatives by the potentials of labels and of steps: what is expected less what is there."""
         if given.local:
             return by_autodiff(self, scores, given)
+        if scores.triple is not None:
+            return crf_second_order.likelihood_slopes(scores, given, engine)
         if given.allowed is None:
             labels = (given.start, given.weight, given.labels, given.counts)
-            return _conditional_slopes(engine, scores.node, scores.pair, *labels)
+            return _named(scores, *_conditional_slopes(engine, scores.node, scores.pair, *labels))
         rest = (given.start, given.weight)
         free = engine.smooth(scores.initial, scores.pair, scores.node, *rest, log=True)
         node = jnp.where(given.allowed, scores.node, -jnp.inf)
         some = engine.smooth(scores.initial, scores.pair, node, *rest, log=True)
         by_node = (free.marginals - some.marginals) * given.weight[:, None]
         by_pair = free.transition_count - some.transition_count
-        return rows.add_up(given.weight, free.terms - some.terms), (by_node, by_pair)
+        return rows.add_up(given.weight, free.terms - some.terms), scores._replace(node=by_node, pair=by_pair)
 
     def loss(self, scores, given):
         """−Σ weight · log p(y | x); labels that are not known are summed out."""
+        if scores.triple is not None:
+            return crf_second_order.likelihood_loss(scores, given)
         if given.allowed is None and given.local:  # log Z is zero
             return -rows.add_up(given.weight, _terms(scores, given, given.labels))
         if given.allowed is None:
@@ -74,9 +78,12 @@ class MaxMargin(_Margin):
     def loss(self, scores, given):
         """Σ weight · hinge. Its gradient is that at the best labelling."""
         costed = _helped(scores, given, self.cost)
-        best = decoding.best_states(
-            scores.initial, lax.stop_gradient(scores.pair), lax.stop_gradient(costed), given.start
-        )
+        if scores.triple is not None:
+            best = crf_second_order.best_labels(scores._replace(node=costed), given)
+        else:
+            best = decoding.best_states(
+                scores.initial, lax.stop_gradient(scores.pair), lax.stop_gradient(costed), given.start
+            )
         ahead = _terms(scores._replace(node=costed), given, best) - _terms(scores, given, given.labels)
         return rows.add_up(given.weight, ahead)
 
@@ -99,19 +106,28 @@ class SoftmaxMargin(_Margin):
         """The loss, and its derivatives by the potentials."""
         if given.local:
             return by_autodiff(self, scores, given)
+        costed = _helped(scores, given, self.cost)
+        if scores.triple is not None:
+            return crf_second_order.likelihood_slopes(scores._replace(node=costed), given, engine)
         labels = (given.start, given.weight, given.labels, given.counts)
-        return _conditional_slopes(engine, _helped(scores, given, self.cost), scores.pair, *labels)
+        return _named(scores, *_conditional_slopes(engine, costed, scores.pair, *labels))
 
     def loss(self, scores, given):
         """Σ weight · softmax margin."""
         costed = _helped(scores, given, self.cost)
+        if scores.triple is not None:
+            return crf_second_order.likelihood_loss(scores._replace(node=costed), given)
         return _conditional(costed, scores.pair, given.start, given.weight, given.labels, given.counts)
 
 
 def by_autodiff(objective, scores, given):
     """The loss and its derivatives by the potentials of labels and of steps."""
-    value, slopes = jax.value_and_grad(lambda s: objective.loss(s, given))(scores)
-    return value, (slopes.node, slopes.pair)
+    return jax.value_and_grad(lambda s: objective.loss(s, given))(scores)
+
+
+def _named(scores, value, slopes):
+    by_node, by_pair = slopes
+    return value, scores._replace(node=by_node, pair=by_pair)
 
 
 def _helped(scores, given, cost):
@@ -122,6 +138,8 @@ def _helped(scores, given, cost):
 
 def _terms(scores, given, labels):
     """What each token adds to the score of a labelling; zero on padding, whose labels mean nothing."""
+    if scores.triple is not None:
+        return crf_second_order.path_terms(scores, given, labels)
     terms = packed.path_terms(scores.initial, scores.pair, scores.node, jnp.asarray(given.start), jnp.asarray(labels))
     return jnp.where(given.weight != 0, terms, 0)
 

@@ -10,7 +10,7 @@ import numpy as np
 from ..forms.chain import is_concrete
 from . import crf_engine as engine
 from .crf_data import as_allowed, gold_of, last_tokens, read_sentences
-from .features.base import Batch
+from .features.base import Batch, Potentials
 
 # Up to so many products of steps, one sentence is decoded in NumPy: calling a compiled program costs more than the work.
 FEW = 2**16
@@ -61,29 +61,40 @@ def batch_of(model, x) -> Batch:
     return Batch.of(sentences, single=single, one_per_row=any(feature.one_per_row for feature in model.features))
 
 
-def _potentials(model, x, batch: Batch):
-    """What the features say, (time, label, row) and None or (time, label, label, row)."""
+def weights_of(model) -> tuple[Any, ...]:
+    """Those of steps, of first and of last labels, and for order 2 of three labels in a row."""
+    return (model.transition, model.first, model.last, *(() if model.second is None else (model.second,)))
+
+
+def _potentials(model, x, batch: Batch) -> Potentials:
+    """What the features say; of labels always, if only zeros."""
     said = x.said if isinstance(x, IndexedSentences) else [None] * len(model.features)
-    node: Any = np.zeros((len(batch.layout.start), model.num_labels, batch.layout.start.shape[1]), model.first.dtype)
-    pair: Any = None
+    shape = (len(batch.layout.start), model.num_labels, batch.layout.start.shape[1])
+    total = Potentials(np.zeros(shape, model.first.dtype))
     for feature, already in zip(model.features, said, strict=True):
-        found = feature.potentials(batch, already)
-        node = node if found.node is None else node + found.node
-        pair = engine.plus(pair, found.pair)
-    return node, pair
+        total = engine.plus(total, feature.potentials(batch, already))
+    return total
 
 
 def scores_of(model, x, known) -> tuple[Batch, engine.Scores, engine.Scores]:
     """The sentences, their log-potentials, and those that agree with what is known."""
     batch = batch_of(model, x)
     layout = batch.layout
-    node, pair = _potentials(model, x, batch)
-    weights = (model.transition, model.first, model.last)
-    free = engine.complete(node, pair, weights, model.structure, layout.start, last_tokens(layout), local=model.local)
+    said = _potentials(model, x, batch)
+    last = last_tokens(layout)
+    free = engine.complete(said, weights_of(model), model.structure, layout.start, last, local=model.local)
     if known is None:
         return batch, free, free
     allowed = batch.spread(_allowed(known, batch, model.labels)) | ~np.asarray(layout.mask)[:, None]
-    return batch, free, engine.Scores(jnp.where(allowed, free.node, -jnp.inf), free.pair)
+    return batch, free, free._replace(node=jnp.where(allowed, free.node, -jnp.inf))
+
+
+def scores_of_one(model, x, known, query: str) -> tuple[Batch, engine.Scores, engine.Scores]:
+    """`scores_of` for a query that takes one sentence only."""
+    found = scores_of(model, x, known)
+    if len(found[0].sentences) != 1:
+        raise ValueError(f"{query} takes one sentence, got {len(found[0].sentences)}")
+    return found
 
 
 def _allowed(known, batch: Batch, labels: tuple[Hashable, ...]) -> np.ndarray:
@@ -93,12 +104,12 @@ def _allowed(known, batch: Batch, labels: tuple[Hashable, ...]) -> np.ndarray:
 def best_labels(model, x, known) -> tuple[Batch, list[np.ndarray]]:
     """The most probable labels of each sentence, as indices."""
     batch = batch_of(model, x)
-    if len(batch.sentences) == 1 and batch.num_tokens * model.num_labels**2 <= FEW and not model.local:
-        node, pair = _potentials(model, x, batch)
-        weights = (model.transition, model.first, model.last)
-        if pair is None and isinstance(node, np.ndarray) and all(map(is_concrete, weights)):
+    few = len(batch.sentences) == 1 and batch.num_tokens * model.num_labels**2 <= FEW
+    if few and model.order == 1 and not model.local:
+        said, weights = _potentials(model, x, batch), weights_of(model)
+        if said.pair is None and isinstance(said.node, np.ndarray) and all(map(is_concrete, weights)):
             allowed = None if known is None else _allowed(known, batch, model.labels)
-            return batch, [_best_of_one(node[: batch.num_tokens, :, 0], weights, model.structure, allowed)]
+            return batch, [_best_of_one(said.node[: batch.num_tokens, :, 0], weights, model.structure, allowed)]
     batch, _, scores = scores_of(model, x, known)
     states, total = engine.viterbi(scores, batch.layout)
     check_possible(total, scores)

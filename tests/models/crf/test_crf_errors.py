@@ -44,7 +44,8 @@ MODELS = {
     "no end": (lambda: crf(transitions=graph(**{k: {"final": False} for k in LABELS})), "no label may end"),
     "not a function": (lambda: cr.feature_function(3), "3 is not a function"),
     "two arguments": (lambda: cr.feature_function(lambda x, i: 1), "takes 2 arguments; wanted f.x, y_prev, y, i."),
-    "five arguments": (lambda: cr.feature_function(lambda a, b, c, d, e: 1), "takes 5 arguments"),
+    "five arguments": (lambda: crf(cr.feature_function(lambda a, b, c, d, e: 1)), "takes y_prev2.* say order=2"),
+    "six arguments": (lambda: cr.feature_function(lambda a, b, c, d, e, f: 1), "takes 6 arguments"),
 }
 
 

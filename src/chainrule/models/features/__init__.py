@@ -22,6 +22,7 @@ from .functions import FunctionFeature, feature_function
 from .named_attributes import AttributeIndex, Attributes, NameTable, attributes
 from .networks import NeuralFeature, neural_feature
 from .seen import SeenPairs, seen_pairs
+from .segments import begins, ends, segment_attributes, segment_dense, segment_function
 from .sparse import SparseFeature
 from .window_templates import TemplateIndex, Templates, TemplateTable, templates
 from .words import prefix, shape, suffix, window
@@ -41,11 +42,16 @@ __all__ = [
     "TemplateTable",
     "Templates",
     "attributes",
+    "begins",
     "dense",
+    "ends",
     "feature_function",
     "neural_feature",
     "prefix",
     "seen_pairs",
+    "segment_attributes",
+    "segment_dense",
+    "segment_function",
     "shape",
     "suffix",
     "templates",

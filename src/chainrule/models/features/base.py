@@ -20,10 +20,15 @@ from ..data import Prepared
 
 
 class Potentials(NamedTuple):
-    """Log-potentials of labels (time, label, row) and of steps (time, label, label, row); None is zero."""
+    """Log-potentials of labels (time, label, row) and of steps (time, label, label, row); None is zero.
+
+    Those of three labels are (time, label, label, label + 1, row): [i, j, h] is of j after i after h, and h = K says that i
+    is the first label.
+    """
 
     node: Any = None
     pair: Any = None
+    triple: Any = None
 
 
 class Batch(NamedTuple):

@@ -24,8 +24,10 @@ from .base import AbstractFeature, Batch, Gold, Listed, Options, Part, Potential
 MANY_CALLS = 2_000_000
 
 
-def feature_function(function: Callable[..., Any], *, name: str | None = None) -> "FunctionFeature":
+def feature_function(function: Callable[..., Any], *, name: str | None = None) -> "AbstractFeature":
     """Any function f(x, y_prev, y, i) of the observation, the label before, the label and the position, or f(x, y, i).
+
+    For models of order 2 it may also be f(x, y_prev2, y_prev, y, i); `y_prev2` is missing at i = 1 as y_prev is at i = 0.
 
     It returns a number (booleans count as 0 and 1), or an array of J of them: J features with J weights. How it is
     called depends on what a sentence is.
@@ -40,7 +42,8 @@ def feature_function(function: Callable[..., Any], *, name: str | None = None) -
       y_prev); from two million calls on a warning says so.
 
     Args:
-        function: with four arguments (x, y_prev, y, i), or three (x, y, i) where the label before plays no part.
+        function: with four arguments (x, y_prev, y, i), three (x, y, i) where the label before plays no part, or five
+            (x, y_prev2, y_prev, y, i).
         name: what it is called in tables of weights; the name of the function by default.
 
     Raises:
@@ -62,6 +65,10 @@ def feature_function(function: Callable[..., Any], *, name: str | None = None) -
     if not callable(function):
         raise ValueError(f"{function!r} is not a function; wanted f(x, y_prev, y, i) or f(x, y, i)")
     count = _count_arguments(function)
+    if count == 5:
+        from .triples import TripleFunction  # which stands on this module
+
+        return TripleFunction(function, name=name)
     if count not in (3, 4):
         raise ValueError(f"{_name(function)} takes {count} arguments; wanted f(x, y_prev, y, i) or f(x, y, i)")
     return FunctionFeature(function, count == 4, name=name)
@@ -188,11 +195,7 @@ def _by_calling(function, looks_back: bool, sentences, labels):
     tokens = sum(len(sentence) for sentence in sentences)
     calls = tokens * len(labels) ** (2 if looks_back else 1)
     if calls >= MANY_CALLS:
-        warnings.warn(
-            f"feature_function: {_name(function)} is called {calls:,} times, in Python. It is much faster as a function "
-            "of arrays, as f(x, y, i) without y_prev, or as attributes(…), which learn a weight for each label",
-            stacklevel=2,
-        )
+        warn_of_calls(function, calls, "f(x, y, i) without y_prev")
     node, pair = [], []
     for sentence in sentences:
         for i in range(len(sentence)):
@@ -203,6 +206,15 @@ def _by_calling(function, looks_back: bool, sentences, labels):
                 node.append([function(sentence, *([None] if looks_back else []), y, i) for y in labels])
                 pair.append(None)
     return _filled(node, 1, len(labels), function), _filled(pair, 2, len(labels), function) if looks_back else None
+
+
+def warn_of_calls(function, calls: int, instead: str):
+    """Say what a Python function costs."""
+    warnings.warn(
+        f"feature_function: {_name(function)} is called {calls:,} times, in Python. It is much faster as a function "
+        f"of arrays, as {instead}, or as attributes(…), which learn a weight for each label",
+        stacklevel=3,
+    )
 
 
 def _filled(rows, axes: int, size: int, function):
@@ -223,6 +235,13 @@ def _by_tracing(function, looks_back: bool, sentences, size: int):
     """Values end to end, by one vectorised call for all sentences."""
     lengths = np.array([len(sentence) for sentence in sentences])
     longest = bucket(int(lengths.max()))
+    node, pair = _tabulate(padded_arrays(sentences, longest), Same(function), looks_back, size, longest)
+    real = np.arange(longest) < lengths[:, None]
+    return np.asarray(node)[real], None if pair is None else np.asarray(pair)[real]
+
+
+def padded_arrays(sentences, longest: int) -> np.ndarray:
+    """Sentences that are arrays, with zeros beyond their ends, (sentence, 2 · longest, …)."""
     arrays = [np.asarray(sentence) for sentence in sentences]
     event = arrays[0].shape[1:]
     # as many zeros as tokens: x[i + 1] and x[i - 1] find them beyond the ends of the longest sentence, too
@@ -231,12 +250,10 @@ def _by_tracing(function, looks_back: bool, sentences, size: int):
         if array.shape[1:] != event:
             raise ValueError(f"sentence {n} has tokens of shape {array.shape[1:]}, but sentence 0 has shape {event}")
         padded[n, : len(array)] = array
-    node, pair = _tabulate(padded, _Same(function), looks_back, size, longest)
-    real = np.arange(longest) < lengths[:, None]
-    return np.asarray(node)[real], None if pair is None else np.asarray(pair)[real]
+    return padded
 
 
-class _Same:
+class Same:
     """A function as a static argument: equal to itself alone, whatever it holds."""
 
     def __init__(self, function):
@@ -246,7 +263,7 @@ class _Same:
         return id(self.function)
 
     def __eq__(self, other):
-        return isinstance(other, _Same) and self.function is other.function
+        return isinstance(other, Same) and self.function is other.function
 
 
 @partial(jax.jit, static_argnums=(1, 2, 3, 4))
