@@ -63,7 +63,7 @@ def is_narrow(matrix) -> bool:
     owner = np.repeat(place, np.diff(rest.indptr))
     width = np.zeros(len(order), np.int64)
     np.maximum.at(width, np.maximum(owner, place[rest.indices]), np.abs(owner - place[rest.indices]))
-    return float((width.astype(float) ** 2).sum()) + hubs.sum() * size <= 1e9
+    return float((width.astype(float) ** 2).sum()) + float(hubs.sum()) * size <= 1e9
 
 
 def direct(chain: Chain, *, discount: float) -> np.ndarray | None:
