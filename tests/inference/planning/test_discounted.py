@@ -66,11 +66,16 @@ def test_methods_agree_within_their_certificates(method, seed):
     np.testing.assert_allclose(mdp.evaluate(solution.policy).values, wanted, atol=1e-5)
 
 
-@pytest.mark.parametrize("method", METHODS[2:6], ids=repr)
-def test_a_discount_near_one(method):
+@pytest.fixture(scope="module")
+def near_one():
     process = random_process(1, discount=0.9999)
+    return process, truth(process)
+
+
+@pytest.mark.parametrize("method", METHODS[2:6], ids=repr)
+def test_a_discount_near_one(method, near_one):
+    process, wanted = near_one
     solution = cr.MDP(**process).solve(method=method, tolerance=1e-4)
-    wanted = truth(process)
     assert solution.status is cr.SolveStatus.CERTIFIED
     assert (solution.lower <= wanted + 1e-8).all()
     assert (wanted - 1e-8 <= solution.upper).all()

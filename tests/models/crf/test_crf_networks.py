@@ -32,6 +32,7 @@ def enumerated(crf, one):
     return oracles.enumerate_chain(np.zeros(3), np.zeros((3, 3)), node)
 
 
+@pytest.mark.slow
 def test_some_rows_at_a_time_say_the_same(monkeypatch):
     """More rows than are looked at together, the last of them filled up; in queries and in the loss of a fit."""
     crf, (x, y) = crf_of(), data(29)

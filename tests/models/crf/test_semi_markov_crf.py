@@ -358,6 +358,7 @@ def test_lengths_of_one_are_a_linear_chain():
     assert segments.num_parameters == chain.num_parameters
 
 
+@pytest.mark.slow
 def test_vector_sentences():
     rng = np.random.default_rng(0)
     x = [rng.normal(size=(n, 2)) for n in (3, 5, 1)]

@@ -97,6 +97,7 @@ def test_kinds_of_templates_and_of_names():
     assert index.node.kinds().tolist() == [0, 1, 2, 0, 1]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("penalty", [{"l2": 0.3}, {"l1": 0.2, "l2": 0.01}])
 def test_fits_reach_the_same_optimum_with_and_without(penalty, monkeypatch):
     rng = np.random.default_rng(1)
