@@ -50,7 +50,6 @@ class Process:
     matrix: Any
 
     def __init__(self, form: Transitions, *, discount: float | None = None):
-        self.dtype = np.asarray(form.probabilities).dtype
         probs = np.asarray(form.probabilities).astype(np.float64, copy=False)
         self.num_states, self.num_actions = form.num_states, form.num_actions
         self.discount = float(form.discount) if discount is None else discount
@@ -178,9 +177,6 @@ class Process:
     @cached_property
     def factors(self) -> tuple[float, float]:
         """The least and the most that a backup makes of a constant added to all values: see `bounds`."""
-        off = max(1e-6, 100 * float(np.finfo(self.dtype).eps))  # how far sums were allowed to be from one
-        if off * self.discount <= 2e-4 * (1 - self.discount):  # and that hardly widens the bounds
-            return (0.0 if len(self._ended) else self.discount * (1 - off)), self.discount * (1 + off)
         sums = (
             self.matrix.data.reshape(-1, self.width) @ np.ones(self.width) if self._uniform else self.matrix.sum(axis=1)
         )
