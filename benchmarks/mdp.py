@@ -26,8 +26,8 @@ from compare import limit_threads, load, machine, markdown, run, write
 PACKAGES = ["chainrule", "jax", "jaxlib", "numpy", "scipy", "quantecon", "numba", "mdpsolver"]
 MPI, VI, PI = "quantecon, MPI", "quantecon, VI", "quantecon, PI"
 PARALLEL, SERIAL = "mdpsolver, MPI", "mdpsolver, MPI, one thread"
-# quantecon's PI on garnets has no end (fill-in of its sparse LU); mdpsolver's lists of garnet1m and grid1000 do not fit, and
-# those of dense1000 take 99 s and 5 GB to make
+# quantecon's PI on garnets has no end (fill-in of its sparse LU); mdpsolver's lists of garnet1m and grid1000 do not fit,
+# and those of dense1000 take 99 s and 5 GB to make
 RIVALS = {
     "garnet10k": (MPI, VI, PARALLEL, SERIAL),
     "garnet1m": (MPI,),
