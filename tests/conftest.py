@@ -1,8 +1,12 @@
 """Shared settings: strict dtypes and ranks everywhere, slow tests on demand."""
 
 import os
+from importlib.metadata import version
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
+if version("jaxlib").startswith("0.10."):
+    # XLA's older emitters compile our many small programs in a third of the time; XLA_FLAGS="" tests with the newer ones
+    os.environ.setdefault("XLA_FLAGS", "--xla_cpu_use_fusion_emitters=false")
 
 import jax
 import pytest

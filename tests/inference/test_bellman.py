@@ -57,6 +57,23 @@ def test_float32_reports_what_it_can_certify():
     assert (wanted <= found.upper).all()
 
 
+def test_rows_that_sum_to_one_nearly_keep_no_one_from_the_tolerance():
+    """A constant left in the change would widen the bounds by what the sums of rows differ, a thousand times over."""
+    rng = np.random.default_rng(1)
+    process = a_process(discount=0.99) | {"successors": rng.integers(0, 12, (12, 3, 3)), "terminal": None}
+    process["probabilities"] = process["probabilities"].astype(np.float32).astype(float)
+    rewards = np.stack([process["rewards"], process["rewards"] + 1])
+    with jax.enable_x64(True):
+        mdp = cr.MDP(**process)
+        alone = jax.jit(lambda m: m.solve(tolerance=1e-9))(mdp)
+        both = jax.jit(jax.vmap(lambda r: mdp.replace(rewards=r).solve(tolerance=1e-9)))(rewards)
+        assert alone.gap <= 1e-9
+        assert (both.gap <= 1e-9).all()
+    wanted = mdp.solve(tolerance=1e-10).values
+    np.testing.assert_allclose(alone.values, wanted, atol=2e-9)
+    np.testing.assert_allclose(both.values[0], wanted, atol=2e-9)
+
+
 def test_shared_rows_under_jit():
     process = a_process()
     rows = np.arange(36).reshape(12, 3)

@@ -19,7 +19,7 @@ from jax.custom_batching import custom_vmap
 from jax.custom_derivatives import zero_from_primal
 
 from ..forms.transitions import Transitions
-from .bellman_batch import macqueen, side_by_side
+from .bellman_batch import macqueen, settled, side_by_side
 
 
 class Solved(NamedTuple):
@@ -170,8 +170,7 @@ def _one(form: Transitions, tolerance, most, sweeps):
         start = (v, jnp.array(jnp.inf, dtype), jnp.int32(0))
         return lax.while_loop(lambda c: (c[1] > until) & (c[2] < sweeps), back_up, start)[::2]
 
-    def improved(carry):
-        v, policy, *_, n, done, _ = carry
+    def improved(v, policy, narrowest, n, done):
         q = action_values(form, v)
         values = q.max(1)
         error = (terms * (largest + discount * jnp.abs(values).max())).astype(dtype)
@@ -182,23 +181,37 @@ def _one(form: Transitions, tolerance, most, sweeps):
         bounds = macqueen(
             jnp.where(ends, jnp.minimum(low, 0), low), jnp.where(ends, jnp.maximum(high, 0), high), factors, error
         )
-        return values, policy, change, q, bounds, error, n + 1, done, spread(change) <= 8 * error
+        width = spread(change)
+        exact, shift, narrowest = settled(width, bounds, error, factors, tolerance, narrowest)
+        return _Step(values, q, policy, bounds, width, error, shift, narrowest, n + 1, done, exact)
 
-    def finished(carry):
-        *_, bounds, _, n, _, exact = carry
-        return (0.5 * (bounds[1] - bounds[0]) <= tolerance) | exact | (n >= most)
+    def unfinished(step):
+        return ~((0.5 * (step.bounds[1] - step.bounds[0]) <= tolerance) | step.exact | (step.n >= most))
 
-    def body(carry):
-        values, policy, change, q, bounds, error, n, done, exact = carry
-        v, more = evaluated(policy, values, jnp.maximum(spread(change) / 5, 4 * error))
-        return improved((v, policy, change, q, bounds, error, n, done + more, exact))
+    def body(step):
+        v, more = evaluated(step.policy, step.values + step.shift, jnp.maximum(step.width / 5, 4 * step.error))
+        return improved(v, step.policy, step.narrowest, step.n, step.done + more)
 
     start = jnp.where(terminal, 0, mask.argmax(1)).astype(jnp.int32)
-    nothing = jnp.zeros(form.num_states, dtype)
-    empty = (nothing, start, nothing, None, None, None, jnp.int32(0), jnp.int32(0), False)
-    first = improved(empty)
-    values, policy, _, q, bounds, _, n, done, exact = lax.while_loop(lambda c: ~finished(c), body, first)
-    return q, values, policy, bounds, n, done, exact
+    nothing, never = jnp.zeros(form.num_states, dtype), jnp.array(jnp.inf, dtype)
+    found = lax.while_loop(unfinished, body, improved(nothing, start, never, jnp.int32(0), jnp.int32(0)))
+    return found.q, found.values, found.policy, found.bounds, found.n, found.done, found.exact
+
+
+class _Step(NamedTuple):
+    """What the loop carries from one improvement to the next; names as in `planning.discounted.Progress`."""
+
+    values: jax.Array
+    q: jax.Array
+    policy: jax.Array
+    bounds: tuple[jax.Array, jax.Array]
+    width: jax.Array
+    error: jax.Array
+    shift: jax.Array
+    narrowest: jax.Array
+    n: jax.Array
+    done: jax.Array
+    exact: jax.Array
 
 
 _iterate = custom_vmap(_one)

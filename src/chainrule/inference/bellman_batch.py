@@ -23,6 +23,28 @@ def macqueen(low, high, factors, error):
     return jnp.where(low < 0, large, small) * low - error, jnp.where(high > 0, large, small) * high + error
 
 
+def settled(width, bounds, error, factors, tolerance, narrowest):
+    """Whether rounding is all that is left, and the constant to add to T v where it is not: see `discounted.Progress`.
+
+    Args:
+        width: the spread of T v − v.
+        bounds: of the backup, see `macqueen`.
+        error: its rounding.
+        factors: as `macqueen` takes them.
+        tolerance: half the width of the bounds that is wanted.
+        narrowest: half the width of the bounds when a constant was last taken out; ∞ at first.
+
+    Returns:
+        Whether it is exact, the constant, and `narrowest` from now on.
+    """
+    gap, middle = 0.5 * (bounds[1] - bounds[0]), 0.5 * (bounds[1] + bounds[0])
+    nothing = jnp.zeros_like(error)
+    low, high = macqueen(nothing, nothing, factors, error)
+    still = width <= 8 * error
+    worth = still & (gap > tolerance) & (gap <= 0.5 * narrowest) & (gap > 2 * (high - low))
+    return still & ~worth, jnp.where(worth, middle, 0), jnp.where(worth, gap, narrowest)
+
+
 def side_by_side(form: Transitions, batched, tolerance, most):
     """Value iteration for all lanes until each is certified.
 
@@ -60,7 +82,7 @@ def side_by_side(form: Transitions, batched, tolerance, most):
     terms = (probs.shape[-2] + 6) * 0.5 * jnp.finfo(dtype).eps
     over = jnp.where((jnp.arange(form.num_actions) == 0)[:, None], jnp.zeros((), dtype), -jnp.inf)[None]
 
-    def back_up(v, n):
+    def back_up(v, narrowest, n):
         expected: Any = _expect(probs, successors, v)
         q = rewards + discount[None, None] * (expected if rows is None else expected[rows])
         q = jnp.where(terminal[:, None], over, jnp.where(mask, q, -jnp.inf))
@@ -70,15 +92,19 @@ def side_by_side(form: Transitions, batched, tolerance, most):
         low, high = change.min(axis=0), change.max(axis=0)
         low, high = jnp.where(ends, jnp.minimum(low, 0), low), jnp.where(ends, jnp.maximum(high, 0), high)
         bounds = macqueen(low, high, factors, error)
-        return values, q, bounds, n + 1, high - low <= 8 * error
+        exact, shift, narrowest = settled(high - low, bounds, error, factors, tolerance, narrowest)
+        return values, q, bounds, shift, narrowest, n + 1, exact
 
     def unfinished(carry):
-        *_, bounds, n, exact = carry
+        _, _, bounds, *_, n, exact = carry
         return ~(((0.5 * (bounds[1] - bounds[0]) <= tolerance) | exact).all() | (n >= most))
 
     size = jnp.broadcast_shapes(*(leaf.shape[-1:] for leaf in (probs, rewards, mask, terminal, discount)))
-    first = back_up(jnp.zeros((form.num_states, *size), dtype), jnp.int32(0))
-    values, q, bounds, n, exact = lax.while_loop(unfinished, lambda c: back_up(c[0], c[3]), first)
+    never = jnp.full(size, jnp.inf, dtype)
+    first = back_up(jnp.zeros((form.num_states, *size), dtype), never, jnp.int32(0))
+    values, q, bounds, *_, n, exact = lax.while_loop(
+        unfinished, lambda c: back_up(c[0] + c[3][None], c[4], c[5]), first
+    )
     policy = q.argmax(axis=1).astype(jnp.int32)
     return q, values, policy, bounds, n[None], jnp.zeros(1, jnp.int32), exact
 

@@ -125,6 +125,19 @@ def test_a_certificate_in_less_precision_contains_the_truth(method):
     assert (wanted <= solution.upper + 1e-9).all()
 
 
+@pytest.mark.parametrize("method", METHODS, ids=repr)
+def test_rows_of_less_precision_keep_no_one_from_the_tolerance(method):
+    """Where the sums of rows differ, a constant left in the change would widen the bounds by a thousandth."""
+    process = random_process(2, discount=0.99)
+    process["successors"] = np.random.default_rng(0).integers(0, 30, process["successors"].shape)  # mixes fast
+    coarse = process | {"probabilities": process["probabilities"].astype(np.float32)}
+    wanted = truth(process | {"probabilities": coarse["probabilities"].astype(float)})
+    solution = cr.MDP(**coarse).solve(method=method, tolerance=1e-9)
+    assert solution.status is cr.SolveStatus.CERTIFIED
+    assert solution.gap <= 1e-9
+    np.testing.assert_allclose(solution.values, wanted, atol=2e-9)
+
+
 def test_rounding_is_told_from_patience():
     process = random_process(1)
     tight = cr.MDP(**process).solve(tolerance=1e-18)

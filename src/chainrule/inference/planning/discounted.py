@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from .bounds import Bounds
+from .bounds import Bounds, macqueen
 from .evaluation import direct, is_narrow, krylov, spread, sweep
 from .process import Process
 
@@ -47,6 +47,62 @@ class Outcome(NamedTuple):
 Report = Callable[[int, float], None]
 
 
+class Progress:
+    """Where a solver stands after each improvement, and whether that is the end.
+
+    A constant that is left in T v − v widens the bounds by as much as the sums of rows differ. So where nothing but
+    rounding is left of its spread, `shift` says what to add to T v before going on, as long as that halves the bounds.
+
+    Attributes:
+        bounds, error, width: of the last improvement: its bounds, its rounding, the spread of T v − v.
+        shift: what to add to T v; 0 as a rule.
+        sweeps: backups under one policy, which the solver counts.
+    """
+
+    bounds: Bounds
+    error: float
+    width: float
+
+    def __init__(self, process: Process, *, tolerance: float, most: int, report: Report):
+        self._process, self._tolerance, self._most, self._report = process, tolerance, most, report
+        self._ends = bool(process.ends.any())
+        self._history: list[float] = []
+        self._narrowest = np.inf  # the bounds when the last constant was taken out
+        self.shift, self.sweeps, self._exact = 0.0, 0, False
+
+    def take_in(self, values: np.ndarray, change: np.ndarray):
+        """Note an improvement: T v, and T v − v."""
+        self.bounds = self._process.bounds(change, values)
+        self.error = self._process.rounding(values)
+        self.width = spread(change, self._ends)
+        self._history.append(self.bounds.gap)
+        self._report(len(self._history), self.bounds.gap)
+
+    def finished(self, exact: bool | None = None) -> bool:
+        """Whether it came down to the tolerance, to rounding (which `exact` may know better), or took too many steps."""
+        self._exact = self.width <= 8 * self.error if exact is None else exact
+        self.shift, gap = 0.0, self.bounds.gap
+        if exact is None and self._exact and self._tolerance < gap <= 0.5 * self._narrowest:
+            least = macqueen(0.0, 0.0, factors=self._process.factors, error=self.error).gap
+            if gap > 4 * least:
+                self._exact, self._narrowest, self.shift = False, gap, self.bounds.middle
+        return gap <= self._tolerance or self._exact or len(self._history) >= self._most
+
+    def outcome(self, values: np.ndarray, q: np.ndarray, policy: np.ndarray | None = None) -> Outcome:
+        """What was found: T v, the Q that it is the maximum of, and the policy, which is the best by Q if not given."""
+        return Outcome(
+            values,
+            self.bounds,
+            q,
+            q.argmax(axis=1) if policy is None else policy,
+            len(self._history),
+            self.sweeps,
+            self._history,
+            self.bounds.gap <= self._tolerance,
+            self._exact,
+        )
+
+
 def best(q: np.ndarray) -> np.ndarray:
     """Max over actions, one column at a time where there are few, which is how the processor likes it."""
     if q.shape[1] > 16:
@@ -70,20 +126,14 @@ def improve(q: np.ndarray, policy: np.ndarray, values: np.ndarray, margin: float
 
 def value_iteration(process: Process, v: np.ndarray, *, tolerance: float, most: int, report: Report) -> Outcome:
     """Back up until the bounds are within the tolerance of each other's middle."""
-    history: list[float] = []
+    progress = Progress(process, tolerance=tolerance, most=most, report=report)
     while True:
         q = process.action_values(v)
         values = best(q)
-        change = np.subtract(values, v, out=v)
-        bounds = process.bounds(change, values)
-        history.append(bounds.gap)
-        report(len(history), bounds.gap)
-        exact = spread(change) <= 4 * process.rounding(values)
-        if bounds.gap <= tolerance or exact or len(history) >= most:
-            return Outcome(
-                values, bounds, q, q.argmax(axis=1), len(history), 0, history, bounds.gap <= tolerance, exact
-            )
-        v = values
+        progress.take_in(values, np.subtract(values, v, out=v))
+        if progress.finished():
+            return progress.outcome(values, q)
+        v = values + progress.shift if progress.shift else values
 
 
 def gauss_seidel(
@@ -98,20 +148,14 @@ def gauss_seidel(
     edges = np.linspace(0, process.num_states, min(blocks, process.num_states) + 1).astype(int)
     pieces = [slice(low, high) for low, high in itertools.pairwise(edges)]
     rows = [process.block(piece) for piece in pieces] if len(pieces) > 1 else []
-    history: list[float] = []
+    progress = Progress(process, tolerance=tolerance, most=most, report=report)
     while True:
         q = process.action_values(v)
         values = best(q)
-        change = values - v
-        bounds = process.bounds(change, values)
-        history.append(bounds.gap)
-        report(len(history), bounds.gap)
-        exact = spread(change) <= 4 * process.rounding(values)
-        if bounds.gap <= tolerance or exact or len(history) >= most:
-            return Outcome(
-                values, bounds, q, q.argmax(axis=1), len(history), 0, history, bounds.gap <= tolerance, exact
-            )
-        v = values
+        progress.take_in(values, values - v)
+        if progress.finished():
+            return progress.outcome(values, q)
+        v = values + progress.shift
         for order in (range(len(rows)), reversed(range(len(rows)))):
             for n in order:
                 v[pieces[n]] = best(rows[n](v))
@@ -126,8 +170,8 @@ def modified_policy_iteration(
     what the improvement left; where they are slow, and LU is cheap, the policy is evaluated exactly instead.
     """
     ends, paid = bool(process.ends.any()), process.largest_reward > 0
-    history: list[float] = []
-    done, narrow = 0, None
+    progress = Progress(process, tolerance=tolerance, most=most, report=report)
+    narrow = None
     if sweeps is None and ends and paid and not v.any() and process.reward.max() <= 0:
         # where every step costs, the way out is what policies differ in: begin with the shortest
         policy = process.shortest_policy()
@@ -144,35 +188,31 @@ def modified_policy_iteration(
     while True:
         q = process.action_values(v) if v.any() else process.reward.copy()
         values = best(q)
-        change = np.subtract(values, v, out=v)
-        bounds = process.bounds(change, values)
-        history.append(bounds.gap)
-        report(len(history), bounds.gap)
-        error = process.rounding(values)
-        width = spread(change, ends)
+        progress.take_in(values, np.subtract(values, v, out=v))
+        error = progress.error
         changed = improve(q, policy, values, 4 * error)
-        exact = width <= 8 * error
-        if bounds.gap <= tolerance or exact or len(history) >= most:
-            return Outcome(values, bounds, q, policy, len(history), done, history, bounds.gap <= tolerance, exact)
+        if progress.finished():
+            return progress.outcome(values, q, policy)
         if chain is None:
             chain = process.follow(policy)
         elif len(changed):
             chain = process.follow_on(chain, policy, changed)
+        v = values + progress.shift if progress.shift else values
         if sweeps is not None:
-            v, n, _ = sweep(chain, values, discount=process.discount, until=0.0, most=sweeps, ends=ends)
-            done += n
+            v, n, _ = sweep(chain, v, discount=process.discount, until=0.0, most=sweeps, ends=ends)
+            progress.sweeps += n
             continue
         settled = len(changed) <= 0.002 * process.num_states
         if settled and narrow:
             exactly = direct(chain, discount=process.discount)
-            v = values if exactly is None else exactly
-            done += 1
+            v = v if exactly is None else exactly
+            progress.sweeps += 1
             continue
         # where mixing is fast a deep evaluation costs next to nothing; a policy that stays wants its own values
         factor = process.factors[1]
-        goal = 0.5 * tolerance * (1 - factor) / factor if len(changed) == 0 and factor > 0 else 0.2 * width
-        v, n, rate = sweep(chain, values, discount=process.discount, until=max(goal, 4 * error), most=50, ends=ends)
-        done += n
+        goal = 0.5 * tolerance * (1 - factor) / factor if len(changed) == 0 and factor > 0 else 0.2 * progress.width
+        v, n, rate = sweep(chain, v, discount=process.discount, until=max(goal, 4 * error), most=50, ends=ends)
+        progress.sweeps += n
         if n == 50 and rate > 0.9 and narrow is None:
             narrow = is_narrow(chain.matrix)
 
@@ -186,27 +226,24 @@ def policy_iteration(
     LU, otherwise Krylov methods do it, to a residual that shrinks with the bounds.
     """
     ends = bool(process.ends.any())
+    progress = Progress(process, tolerance=tolerance, most=most, report=report)
     q = process.action_values(v)
     policy = q.argmax(axis=1)
-    chain, history, done = process.follow(policy), [], 0
+    chain = process.follow(policy)
     until = max(0.1 * spread(best(q) - v, ends), tolerance * (1 - process.factors[1]))
     while True:
         found = direct(chain, discount=process.discount) if exactly else None
         v = krylov(chain, v, discount=process.discount, until=until) if found is None else found
-        done += 1
+        progress.sweeps += 1
         q = process.action_values(v)
         values = best(q)
-        change = values - v
-        bounds = process.bounds(change, values)
-        history.append(bounds.gap)
-        report(len(history), bounds.gap)
-        error = process.rounding(values)
+        progress.take_in(values, values - v)
+        error, width = progress.error, progress.width
         changed = improve(q, policy, values, 4 * error)
         # without a better action only the evaluation is left to blame: exact, or to be made more exact
-        exact = len(changed) == 0 and (found is not None or spread(change, ends) <= 8 * error or until <= error)
-        if bounds.gap <= tolerance or exact or len(history) >= most:
-            return Outcome(values, bounds, q, policy, len(history), done, history, bounds.gap <= tolerance, exact)
-        until = min(until, 0.1 * spread(change, ends)) if len(changed) else 0.1 * until
+        if progress.finished(len(changed) == 0 and (found is not None or width <= 8 * error or until <= error)):
+            return progress.outcome(values, q, policy)
+        until = min(until, 0.1 * width) if len(changed) else 0.1 * until
         until = max(until, 0.5 * error)
         chain = process.follow_on(chain, policy, changed) if len(changed) else chain
 
@@ -217,29 +254,22 @@ def anderson(process: Process, v: np.ndarray, *, tolerance: float, most: int, me
     A combination whose own change is wider than that of the values it came from is given up for the plain backup, and the
     memory begins anew: nothing is worse for long, and nothing cycles.
     """
-    ends = bool(process.ends.any())
+    progress = Progress(process, tolerance=tolerance, most=most, report=report)
     points: list[np.ndarray] = []  # T v of the last steps
     changes: list[np.ndarray] = []
-    history: list[float] = []
     plain, narrowest = v, np.inf
     while True:
         q = process.action_values(v)
         values = best(q)
         change = values - v
-        width = spread(change, ends)
-        bounds = process.bounds(change, values)
-        history.append(bounds.gap)
-        report(len(history), bounds.gap)
-        exact = width <= 4 * process.rounding(values)
-        if bounds.gap <= tolerance or exact or len(history) >= most:
-            return Outcome(
-                values, bounds, q, q.argmax(axis=1), len(history), 0, history, bounds.gap <= tolerance, exact
-            )
-        if width > narrowest and v is not plain:
-            v, narrowest = plain, np.inf
-            points, changes = [], []
+        progress.take_in(values, change)
+        if progress.finished():
+            return progress.outcome(values, q)
+        if progress.shift or (progress.width > narrowest and v is not plain):
+            v = plain = values + progress.shift if progress.shift else plain
+            points, changes, narrowest = [], [], np.inf
             continue
-        narrowest, plain = width, values
+        narrowest, plain = progress.width, values
         points, changes = [*points[-memory:], values], [*changes[-memory:], change]
         v = _combined(points, changes) if len(points) > 1 else plain
 
