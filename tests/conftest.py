@@ -5,7 +5,7 @@ from importlib.metadata import version
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 if version("jaxlib").startswith("0.10."):
-    # XLA's older emitters compile our many small programs in a third of the time; XLA_FLAGS="" tests with the newer ones
+    # as inference/compiling.py, for the tests' own programs too; XLA_FLAGS="" tests with XLA's default
     os.environ.setdefault("XLA_FLAGS", "--xla_cpu_use_fusion_emitters=false")
 
 import jax

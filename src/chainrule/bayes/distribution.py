@@ -2,13 +2,13 @@
 
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 import numpyro.distributions as dist
 from jaxtyping import Array, Int
 from numpyro.distributions import constraints
 from numpyro.util import is_prng_key
 
+from ..inference.compiling import jit
 from ..models.emissions import Bernoulli, Categorical, Poisson
 from ..models.hmm import HMM
 
@@ -89,7 +89,7 @@ class SequenceDistribution(dist.Distribution):
         return _log_prob(self.model, flat).reshape(batch)
 
 
-@jax.jit
+@jit
 def _log_prob(model: HMM, sequences):
     """Log p of each of several sequences of equal length."""
     return model.log_prob(sequences)

@@ -30,6 +30,8 @@ from numpyro.infer.autoguide import AutoNormal
 from numpyro.infer.hmc import hmc
 from numpyro.infer.util import constrain_fn, initialize_model, potential_energy
 
+from ..inference.compiling import filter_jit
+
 R_HAT_LIMIT = 1.05
 ESS_LIMIT = 100.0
 
@@ -352,7 +354,7 @@ def _record(states):
     return states.z, -states.potential_energy, states.num_steps, states.diverging
 
 
-@eqx.filter_jit
+@filter_jit
 def _nuts_begin(problem, key):
     """Start every chain from a point of finite density, if a hundred tries find one, and lay out the record."""
     method, kernel = problem[0], _Kernel(*problem)
@@ -367,7 +369,7 @@ def _nuts_begin(problem, key):
     return states, kept
 
 
-@eqx.filter_jit
+@filter_jit
 def _nuts_advance(problem, states, kept, start, stop):
     method, kernel = problem[0], _Kernel(*problem)
 
@@ -381,7 +383,7 @@ def _nuts_advance(problem, states, kept, start, stop):
     return jax.lax.fori_loop(start, stop, transition, (states, kept))
 
 
-@eqx.filter_jit
+@filter_jit
 def _nuts_constrain(problem, positions):
     """From (draw, chain, entry) to each site's constrained values, chains one after another."""
     kernel = _Kernel(*problem)
@@ -399,14 +401,14 @@ def _svi(method: SVI, program, args, key):
     return svi, guide, svi.init(key, *args)
 
 
-@eqx.filter_jit
+@filter_jit
 def _svi_begin(problem):
     svi, _, state = _svi(*problem)
     average = svi.optim.get_params(state.optim_state)
     return state, average, jnp.zeros(problem[0].steps)
 
 
-@eqx.filter_jit
+@filter_jit
 def _svi_advance(problem, carry, start, stop):
     method, _, args, _ = problem
     svi, _, _ = _svi(*problem)
@@ -423,7 +425,7 @@ def _svi_advance(problem, carry, start, stop):
     return jax.lax.fori_loop(start, stop, step, carry)
 
 
-@eqx.filter_jit
+@filter_jit
 def _svi_sample(problem, average, draw_key):
     method, _, args, _ = problem
     svi, guide, _ = _svi(*problem)

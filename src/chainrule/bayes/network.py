@@ -18,6 +18,7 @@ import numpyro
 import numpyro.distributions as dist
 from jaxtyping import Array, ArrayLike, Float, PyTree, Shaped
 
+from ..inference.compiling import filter_jit
 from .likelihoods import Normal
 from .methods import NUTS, AbstractMethod, AbstractPosterior, Draws
 from .predictive import Predictive
@@ -207,12 +208,12 @@ class NetworkPosterior(AbstractPosterior):
         return Predictive(_components(self.network, self.draws.samples, x_new))
 
 
-@eqx.filter_jit
+@filter_jit
 def _outputs(network: BNN, samples, x) -> Float[Array, "draw row ..."]:
     return jax.vmap(lambda draw: network.outputs(draw, x))(samples)
 
 
-@eqx.filter_jit
+@filter_jit
 def _components(network: BNN, samples, x) -> dist.Distribution:
     """One distribution of all targets per draw, its arrays stacked along a leading axis."""
 

@@ -13,6 +13,7 @@ from jaxtyping import Array, Float, Key, PyTree
 from scipy.optimize import linear_sum_assignment
 
 from ..forms.sequences import Sequences
+from ..inference.compiling import jit
 from ..models.data import prepare
 from ..models.emissions import Categorical, Mixture, MultivariateNormal, Normal, Poisson
 from ..models.emissions.base import observations
@@ -221,7 +222,7 @@ def _fixed_order(emission) -> bool:
     return False
 
 
-@jax.jit
+@jit
 def _overlaps(models, data: Sequences, reference) -> Float[Array, "draw state state"]:
     """For each draw, how many steps the reference's state i and the draw's state j share."""
 

@@ -17,6 +17,8 @@ import numpyro.distributions as dist
 from jax.scipy.special import entr, logsumexp, rel_entr
 from jaxtyping import Array, Float
 
+from ..inference.compiling import filter_jit
+
 
 class Predictive(eqx.Module):
     """The predictive distribution of the targets of some rows.
@@ -193,7 +195,7 @@ class Predictive(eqx.Module):
 # Compiled as a whole: operation by operation, the first call would take many times longer.
 
 
-@eqx.filter_jit
+@filter_jit
 def _log_prob(components, y):
     def one(component):
         log_density = component.log_prob(y)
@@ -203,12 +205,12 @@ def _log_prob(components, y):
     return logsumexp(each, axis=0) - jnp.log(jnp.asarray(each.shape[0], each.dtype))
 
 
-@eqx.filter_jit
+@filter_jit
 def _moments(components):
     return jax.vmap(lambda component: (component.mean, component.variance))(components)
 
 
-@eqx.filter_jit
+@filter_jit
 def _class_probs(components):
     def one(component):
         return jnp.moveaxis(jnp.exp(component.log_prob(component.enumerate_support())), 0, -1)
@@ -216,7 +218,7 @@ def _class_probs(components):
     return jax.vmap(one)(components)
 
 
-@eqx.filter_jit
+@filter_jit
 def _quantiles(components, tails):
     def one_tail(tail):
         ends = jax.vmap(lambda component: component.icdf(jnp.full(component.shape(), tail)))(components)

@@ -18,6 +18,8 @@ from jax.core import Tracer
 from jax.custom_batching import custom_vmap
 from jaxtyping import Array, Bool
 
+from .compiling import jit
+
 
 def certified(fast: Callable[..., tuple[Any, Bool[Array, ""]]], slow: Callable[..., Any]) -> Callable[..., Any]:
     """`fast(*args)` where its certificate holds, `slow(*args)` where it does not, decided once for a whole batch.
@@ -70,9 +72,9 @@ class on_demand:
         def answer(engine, static, structure, *leaves):
             return function(engine, *jax.tree.unflatten(structure, leaves), **dict(static))
 
-        self._hope: Any = jax.jit(hope, static_argnums=(0, 1))
-        self._careful: Any = jax.jit(partial(answer, careful), static_argnums=(0, 1))
-        self._either: Any = jax.jit(partial(answer, either), static_argnums=(0, 1))
+        self._hope: Any = jit(hope, static_argnums=(0, 1))
+        self._careful: Any = jit(partial(answer, careful), static_argnums=(0, 1))
+        self._either: Any = jit(partial(answer, either), static_argnums=(0, 1))
 
     def __call__(self, *args, **static):
         """Ask; what is concrete and what is traced may be mixed."""

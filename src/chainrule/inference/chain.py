@@ -18,6 +18,7 @@ from jaxtyping import Array, Float, Int, Key
 
 from ..forms.chain import Chain
 from . import rows
+from .compiling import jit
 from .logspace import finite, logsumexp
 from .scaled import HIGHEST
 
@@ -37,7 +38,7 @@ class ChainMarginals(NamedTuple):
     pair_counts: Float[Array, "*step state state"]
 
 
-@jax.jit
+@jit
 def log_partition(chain: Chain) -> Float[Array, ""]:
     """Log Z = log Σ_z exp score(z). Its gradient by the potentials is the marginals, from one forward-backward pass.
 
@@ -54,7 +55,7 @@ def log_partition(chain: Chain) -> Float[Array, ""]:
     return rows.total(True, initial, transition, node, start, weight)
 
 
-@jax.jit
+@jit
 def marginals(chain: Chain) -> ChainMarginals:
     """Unary marginals and expected pair counts, by forward-backward (Rabiner 1989, section III)."""
     initial, transition, node, start, weight = _arrays(chain)
@@ -63,7 +64,7 @@ def marginals(chain: Chain) -> ChainMarginals:
     return ChainMarginals(rows.add_up(weight, s.terms), s.marginals * weight[:, None], counts)
 
 
-@jax.jit
+@jit
 def pair_marginals(chain: Chain) -> Float[Array, "step state state"]:
     """p(z_{t−1} = i, z_t = j) for every step, shape (T−1, K, K): T·K² memory, so ask only where each is needed."""
     steps, states = chain.num_steps - 1, chain.num_states
@@ -87,7 +88,7 @@ class Filtered(NamedTuple):
     log_constants: Float[Array, " time"]
 
 
-@jax.jit
+@jit
 def filter(chain: Chain) -> Filtered:
     """Condition on the past only; what the future would say is left out."""
     initial, transition, node, start, weight = _arrays(chain)
@@ -103,7 +104,7 @@ def filter(chain: Chain) -> Filtered:
     return Filtered(rows.add_up(weight, terms), filtered, predicted, jnp.where(weight > 0, terms, 0))
 
 
-@jax.jit
+@jit
 def entropy(chain: Chain) -> Float[Array, ""]:
     """Entropy −Σ_z p(z) log p(z) of the whole path, in nats, without listing paths; 0 for an impossible chain.
 
@@ -129,7 +130,7 @@ def entropy(chain: Chain) -> Float[Array, ""]:
     return jnp.where(probs > 0, probs * (so_far - jnp.where(probs > 0, last, 0)), 0).sum()
 
 
-@partial(jax.jit, static_argnums=2)
+@partial(jit, static_argnums=2)
 def sample(key: Key[Array, ""], chain: Chain, num_samples: int = 1) -> Int[Array, "sample time"]:
     """Draw whole paths from p(z), exact and independent, shape (num_samples, T).
 

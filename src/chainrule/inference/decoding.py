@@ -15,6 +15,7 @@ from jaxtyping import Array, Float, Int
 
 from ..forms.chain import Chain
 from .chain import _arrays
+from .compiling import jit
 from .logspace import finite
 
 
@@ -25,7 +26,7 @@ class Path(NamedTuple):
     score: Float[Array, "*path"]
 
 
-@jax.jit
+@jit
 def viterbi(chain: Chain) -> Path:
     """The path of highest score, argmax_z score(z). Ties go to the lower state, decided from the last step backwards.
 
@@ -75,7 +76,7 @@ def best_states(initial, transition, node, start) -> Int[Array, "time *row"]:
     return jnp.concatenate([states, final[None]])
 
 
-@partial(jax.jit, static_argnums=1)
+@partial(jit, static_argnums=1)
 def k_best(chain: Chain, k: int) -> Path:
     """The k paths of highest score, best first: states (k, T) and scores (k,).
 

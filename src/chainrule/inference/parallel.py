@@ -27,17 +27,18 @@ from ..forms.chain import Chain
 from . import rows, scaled
 from .certificate import certified
 from .chain import ChainMarginals, _arrays
+from .compiling import jit
 from .scaled import HIGHEST
 
 
-@jax.jit
+@jit
 def log_partition(chain: Chain) -> Float[Array, ""]:
     """Log Z, as `chain.log_partition`; its gradient is the marginals, by the same parallel pass."""
     initial, transition, node, start, weight = _arrays(chain)
     return _total(initial, transition, node, start, weight)
 
 
-@jax.jit
+@jit
 def marginals(chain: Chain) -> ChainMarginals:
     """Unary marginals and expected pair counts, as `chain.marginals`.
 

@@ -23,6 +23,7 @@ from jax import lax
 
 from ..forms.sequences import bucket
 from ..inference import rows
+from ..inference.compiling import jit
 from . import progress
 from .fit import Fit, Status
 
@@ -111,7 +112,7 @@ def _start(models, dtype, size: int) -> _State:
     )
 
 
-@partial(jax.jit, static_argnums=0, static_argnames="frozen")
+@partial(jit, static_argnums=0, static_argnames="frozen")
 def _em(engine, state: _State, data, prior, tolerance, max_iterations, floor, token, *, frozen):
     """Iterate to the end, or until a certificate fails that `engine` cannot do without; says which.
 
@@ -179,7 +180,7 @@ def side_by_side(function, data, skip=lambda function, *run: function(*run)):
     return mapped
 
 
-@jax.jit
+@jit
 def evaluate(models, data, prior):
     """Log-likelihood and objective of each of a batch of models."""
 

@@ -15,6 +15,7 @@ from jax import lax
 from jax.flatten_util import ravel_pytree
 
 from ..forms.sequences import bucket
+from ..inference.compiling import jit
 from . import progress, quasi_newton
 from .em import Outcome, evaluate, first, keep, like, side_by_side
 
@@ -129,7 +130,7 @@ def _check(name: str, iterations: int):
         raise ValueError(f"{name}: max_iterations is {iterations}; at least one is needed")
 
 
-@partial(jax.jit, static_argnames=("frozen", "memory", "size"))
+@partial(jit, static_argnames=("frozen", "memory", "size"))
 def _climb(models, data, prior, limits, token, *, frozen, memory, size):
     back = ravel_pytree(first(models).unconstrained())[1]
 
@@ -166,7 +167,7 @@ def _climb(models, data, prior, limits, token, *, frozen, memory, size):
 PATIENCE = 20  # steps of Adam between two looks at what was gained: single steps may go down
 
 
-@partial(jax.jit, static_argnames=("frozen", "size"))
+@partial(jit, static_argnames=("frozen", "size"))
 def _descend(models, data, prior, tolerance, max_iterations, rate, token, *, frozen, size):
     import optax
 

@@ -10,6 +10,7 @@ import numpy as np
 from jax import lax
 from jax.flatten_util import ravel_pytree
 
+from ..inference.compiling import filter_jit, jit
 from ..learning import minibatch
 from ..learning import progress as bars
 from ..learning.fit import Status
@@ -75,12 +76,12 @@ def fit(
     return Descended(jax.device_get(parameters), value, -unlikely, history, len(losses), status, scores)
 
 
-@eqx.filter_jit
+@filter_jit
 def _begin(problem: Problem, method: MiniBatch, *, average: bool) -> minibatch.Descent:
     return minibatch.begin(problem.parameters(), method, average=average)
 
 
-@jax.jit
+@jit
 def descend(problem: Problem, state: minibatch.Descent, order, key, method: MiniBatch, pace, scale, token):
     """Some steps of stochastic descent: see `chainrule.learning.minibatch`."""
     l2, num_rows, num_sentences = scale
@@ -93,7 +94,7 @@ def descend(problem: Problem, state: minibatch.Descent, order, key, method: Mini
     return minibatch.descend(loss, state, order, key, method, pace, token)
 
 
-@jax.jit
+@jit
 def total_loss(problem: Problem, parameters):
     """What is minimised, over all training sentences, and −Σ weight · log p(y | x)."""
     likelihood = eqx.tree_at(lambda p: p.objective, problem, Likelihood())

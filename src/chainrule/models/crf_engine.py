@@ -14,6 +14,7 @@ from ..forms.chain import Chain, assemble
 from ..forms.sequences import Sequences
 from ..inference import chain as chain_engine
 from ..inference import compound, decoding, rows
+from ..inference.compiling import jit
 from ..inference.logspace import logsumexp
 from ..learning import progress, quasi_newton
 from . import crf_second_order, packed
@@ -84,7 +85,7 @@ def pair_marginals(engine, scores: Scores, data: Sequences):
 
 
 @_by_order(crf_second_order.viterbi)
-@jax.jit
+@jit
 def viterbi(scores: Scores, data: Sequences):
     """The best labels of each sentence and their score; −1 where nothing is possible."""
     return packed.viterbi(*_in_rows(scores, data), data)
@@ -105,7 +106,7 @@ def chain(scores: Scores, data: Sequences) -> Chain:
     return Chain(scores.initial, pair if pair.ndim == 2 else pair[1:size, ..., 0], node)
 
 
-@jax.jit
+@jit
 def chains(scores: Scores, data: Sequences) -> Chain:
     """The chain forms of all sentences, with a leading axis for sentences, each as long as a row."""
     node, pair = jnp.asarray(scores.node), jnp.asarray(scores.pair)
@@ -118,7 +119,7 @@ def chains(scores: Scores, data: Sequences) -> Chain:
 
 
 @_by_order(crf_second_order.k_best)
-@partial(jax.jit, static_argnums=2)
+@partial(jit, static_argnums=2)
 def k_best(scores: Scores, data: Sequences, k: int):
     """The k best labellings of each sentence, (sentence, k, time), and their scores (sentence, k)."""
     found = jax.vmap(partial(decoding.k_best, k=k))(chains(scores, data))
@@ -126,7 +127,7 @@ def k_best(scores: Scores, data: Sequences, k: int):
 
 
 @_by_order(crf_second_order.entropy)
-@jax.jit
+@jit
 def entropy(scores: Scores, data: Sequences):
     """Entropy of the labelling of each sentence, in nats."""
     return jax.vmap(chain_engine.entropy)(chains(scores, data))
@@ -166,7 +167,7 @@ def with_structure(found: Potentials, weights, structure: Structure, start, last
     return Scores(node, table if pair is None else pair + table[None, :, :, None], triple)
 
 
-@partial(jax.jit, static_argnames="local")
+@partial(jit, static_argnames="local")
 def complete(found: Potentials, weights, structure: Structure, start, last, *, local: bool = False) -> Scores:
     """The scores of any sentences; see `with_structure` and `localised`."""
     scores = with_structure(found, weights, structure, start, last)
@@ -284,7 +285,7 @@ def _units(problem: Problem):
     return ravel_pytree(jax.tree.map(lambda p, s: jnp.broadcast_to(jnp.asarray(s, p.dtype), p.shape), *both))[0]
 
 
-@partial(jax.jit, static_argnums=0, static_argnames=("memory", "size", "sparse"))
+@partial(jit, static_argnums=0, static_argnames=("memory", "size", "sparse"))
 def _climb(engine, problem: Problem, search, l1, l2, limits, token, *, memory: int, size: int, sparse: bool):
     """Search on until it ends, or until a certificate fails that `engine` cannot do without; says which."""
     start, back = ravel_pytree(problem.parameters())
@@ -316,7 +317,7 @@ def _climb(engine, problem: Problem, search, l1, l2, limits, token, *, memory: i
     return lax.while_loop(going, body, (search, jnp.array(True)))
 
 
-@jax.jit
+@jit
 def _ended(problem: Problem, flat, l1, l2, value):
     """The parameters, the objective, and the loss without its penalties, both for the likelihood."""
     _, back = ravel_pytree(problem.parameters())

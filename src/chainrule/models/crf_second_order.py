@@ -13,6 +13,7 @@ import numpy as np
 from ..forms.chain import Chain
 from ..forms.sequences import Sequences
 from ..inference import compound, compound_paths
+from ..inference.compiling import jit
 from ..inference.compound import Steps
 from ..inference.rows import add_up
 from ..inference.second_order import Triples
@@ -99,14 +100,14 @@ def triple_marginals(engine, scores, data: Sequences):
     return crf_compound.smooth(engine, *view(scores._replace(triple=triple), data.start), data)[1].varying["triple"]
 
 
-@jax.jit
+@jit
 def viterbi(scores, data: Sequences):
     """The best labels of each sentence and their score; −1 where nothing is possible."""
     states, score = crf_compound.best(*view(scores, data.start), data)
     return _labels(states, scores.node.shape[1]), score
 
 
-@partial(jax.jit, static_argnames="num_samples")
+@partial(jit, static_argnames="num_samples")
 def sample(key, scores, data: Sequences, *, num_samples: int):
     """Labels (time, sample, row) from p(y | x), and log Z."""
     states, total = crf_compound.draws(key, *view(scores, data.start), data, num_samples)
@@ -127,7 +128,7 @@ def _one_by_one(function, scores, data: Sequences):
     return jax.lax.map(one, tuple(jnp.asarray(x) for x in (data.row, data.offset, data.lengths)))
 
 
-@partial(jax.jit, static_argnums=2)
+@partial(jit, static_argnums=2)
 def k_best(scores, data: Sequences, k: int):
     """The k best labellings of each sentence, (sentence, k, time), and their scores (sentence, k)."""
 
@@ -139,7 +140,7 @@ def k_best(scores, data: Sequences, k: int):
     return _one_by_one(one, scores, data)
 
 
-@jax.jit
+@jit
 def entropy(scores, data: Sequences):
     """Entropy of each sentence's labelling, in nats."""
     return _one_by_one(compound_paths.entropy, scores, data)

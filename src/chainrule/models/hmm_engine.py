@@ -17,6 +17,7 @@ from ..forms.chain import Chain
 from ..forms.sequences import Sequences
 from ..inference import chain as chain_engine
 from ..inference import decoding, rows
+from ..inference.compiling import jit
 from ..inference.scaled import HIGHEST
 from ..learning.em import frozen_leaves, pack_fit
 from . import packed
@@ -87,14 +88,14 @@ def filtered(engine, model, data: Sequences, known):
     )
 
 
-@jax.jit
+@jit
 def viterbi(model, data: Sequences, known):
     """The best path of each sequence and its log p(z, x); −1 where nothing is possible."""
     scores = _found(model, data, known)
     return packed.viterbi(jnp.log(model.initial), jnp.log(model.transition), scores, data)
 
 
-@jax.jit
+@jit
 def chain(model, data: Sequences) -> Chain:
     """The chain form of one sequence."""
     return _chain(model, data, None)
@@ -105,14 +106,14 @@ def _chain(model, data, known):
     return Chain(jnp.log(model.initial), jnp.log(model.transition), scores, jnp.asarray(data.lengths)[0])
 
 
-@partial(jax.jit, static_argnums=3)
+@partial(jit, static_argnums=3)
 def k_best(model, data: Sequences, known, k: int):
     """The k best paths of one sequence, (time, k, row), and their scores."""
     found = decoding.k_best(_chain(model, data, known), k)
     return found.states.T[..., None], found.score
 
 
-@jax.jit
+@jit
 def entropy(model, data: Sequences, known):
     """Entropy of the path of one sequence."""
     return chain_engine.entropy(_chain(model, data, known))
@@ -125,7 +126,7 @@ def sample_posterior(engine, model, key, data: Sequences, known, *, num_samples:
     return packed.sample_posterior(engine, False, key, model.initial, model.transition, scores, data, num_samples)
 
 
-@partial(jax.jit, static_argnums=(2, 3))
+@partial(jit, static_argnums=(2, 3))
 def sample(model, key, length: int, num_samples: int):
     """States (sample, time) and observations (sample, time, *event) from the prior."""
     hidden, seen = jax.random.split(key)
@@ -172,7 +173,7 @@ def _posterior_counts(counts, concentration, probs):
     return counts + jnp.where(probs > 0, pseudo, 0)
 
 
-@jax.jit
+@jit
 def total(model, data: Sequences):
     """Log-likelihood of all sequences together, with the marginals as its gradient."""
     scores, start, mask = _scores(model, data)

@@ -18,6 +18,7 @@ from jaxtyping import Array, Float, Int, Key
 from ..forms.chain import is_concrete
 from ..forms.sequences import Sequences
 from ..graphs.transition_graph import TransitionGraph
+from ..inference.compiling import jit
 from ..inference.logspace import safe_log
 from ..learning.fit import Fit, Status
 from .data import prepare
@@ -229,7 +230,7 @@ def _entries(sequence) -> list:
     return [entry.item() if isinstance(entry, np.generic) else entry for entry in sequence]
 
 
-@jax.jit
+@jit
 def _log_prob(model, data: Sequences):
     now = jnp.asarray(data.values).astype(jnp.int32)
     before = jnp.concatenate([now[:1], now[:-1]])
@@ -247,7 +248,7 @@ def count_steps(data: Sequences, num_states: int) -> tuple[np.ndarray, np.ndarra
     return starts.astype(float), steps.astype(float)
 
 
-@jax.jit
+@jit
 def sample_states(initial, transition, uniform: Float[Array, "time sample"]) -> Int[Array, "sample time"]:
     """Walk a chain by inverse cumulative distributions."""
     edges = jnp.cumsum(jnp.concatenate([initial[None], transition]), axis=1)

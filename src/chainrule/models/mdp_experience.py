@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from ..forms.transitions import Transitions
+from ..inference.compiling import jit
 from ..learning.fit import Fit, Status
 from .policy import state_index
 
@@ -56,7 +57,7 @@ class Trajectories(eqx.Module):
         return f"Trajectories({self.states.shape[0]} walks, {self.actions.shape[1]} steps)"
 
 
-@partial(jax.jit, static_argnames=("length", "num_samples"))
+@partial(jit, static_argnames=("length", "num_samples"))
 def walk(key, form: Transitions, policy, start, *, length: int, num_samples: int):
     """States (time + 1, walk), actions and rewards (time, walk) under a policy (S, A)."""
     first, uniform = jax.random.split(key)

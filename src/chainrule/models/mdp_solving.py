@@ -2,13 +2,13 @@
 
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 
 from ..forms.chain import is_concrete
 from ..forms.transitions import Transitions
 from ..inference import bellman
+from ..inference.compiling import jit
 from ..inference.planning import finite_horizon, total_reward
 from ..inference.planning.methods import ModifiedPolicyIteration, PolicyIteration
 from ..inference.planning.process import Process
@@ -120,12 +120,12 @@ def named_policy(mdp, actions: np.ndarray) -> Policy:
     return Policy(table, mdp.state_names, mdp.action_names)
 
 
-@jax.jit
+@jit
 def _traced(form: Transitions, tolerance, most, sweeps) -> bellman.Solved:
     return bellman.solve(form, tolerance=tolerance, most=most, sweeps=sweeps)
 
 
-@jax.jit
+@jit
 def traced_worth(form: Transitions, table) -> Any:
     """What a policy is worth, differentiable."""
     return bellman.evaluate(form, table)

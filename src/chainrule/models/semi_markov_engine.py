@@ -9,6 +9,7 @@ import jax.numpy as jnp
 
 from ..forms.sequences import Sequences
 from ..inference import compound, compound_paths
+from ..inference.compiling import jit
 from ..inference.compound import Steps
 from ..inference.semi_markov import Segments
 from . import crf_compound
@@ -41,7 +42,7 @@ def complete(found: dict[str, Any], weights, possible, structure: Structure, sta
     return Scores(plain.node, plain.pair, length, **rest)
 
 
-completed = jax.jit(complete)
+completed = jit(complete)
 
 
 def plus(a: dict[str, Any], b: dict[str, Any]) -> dict[str, Any]:
@@ -81,25 +82,25 @@ def posterior(engine, scores: Scores, left, data: Sequences):
     return total, found.varying["node"], found.varying["segment"], steps
 
 
-@jax.jit
+@jit
 def viterbi(scores: Scores, left, data: Sequences):
     """The best states of each sentence and their score; −1 where nothing is possible."""
     return crf_compound.best(*view(scores, data.start, left), data)
 
 
-@jax.jit
+@jit
 def path_scores(scores: Scores, left, data: Sequences, states):
     """The score of one segmentation for each sentence, given as states."""
     return crf_compound.path_scores(*view(scores, data.start, left), data, states)
 
 
-@partial(jax.jit, static_argnames="num_samples")
+@partial(jit, static_argnames="num_samples")
 def sample(key, scores: Scores, left, data: Sequences, *, num_samples: int):
     """States (time, sample, row), and log Z."""
     return crf_compound.draws(key, *view(scores, data.start, left), data, num_samples)
 
 
-@partial(jax.jit, static_argnums=3)
+@partial(jit, static_argnums=3)
 def k_best(scores: Scores, left, data: Sequences, k: int):
     """The k best paths of states of the only sentence, (k, time), and their scores."""
     real = jnp.asarray(data.mask)[:, 0]
@@ -107,7 +108,7 @@ def k_best(scores: Scores, left, data: Sequences, k: int):
     return jnp.where((score > -jnp.inf)[:, None] & real[None], states, -1), score
 
 
-@jax.jit
+@jit
 def entropy(scores: Scores, left, data: Sequences):
     """Entropy of the only sentence's segmentation, in nats."""
     return compound_paths.entropy(*view(scores, data.start, left), jnp.asarray(data.mask)[:, 0])

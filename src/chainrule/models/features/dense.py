@@ -4,10 +4,10 @@ from collections.abc import Callable
 from typing import Any
 
 import equinox as eqx
-import jax
 import jax.numpy as jnp
 import numpy as np
 
+from ...inference.compiling import jit
 from ...inference.scaled import HIGHEST
 from .base import AbstractFeature, Batch, Gold, Listed, Options, Part, Potentials
 
@@ -138,7 +138,7 @@ class DensePart(Part):
         return DensePart(jnp.asarray(self.x)[..., rows], self.initial)
 
 
-@jax.jit
+@jit
 def _scores(x, weights, bias):
     return jnp.einsum("tdr,dk->tkr", jnp.asarray(x), weights, precision=HIGHEST) + bias[None, :, None]
 

@@ -18,6 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from ...forms.sequences import bucket
+from ...inference.compiling import jit
 from ...inference.scaled import HIGHEST
 from .base import AbstractFeature, Batch, Gold, Listed, Options, Part, Potentials
 
@@ -183,7 +184,7 @@ class FunctionPart(Part):
         return FunctionPart(node, pair, self.initial)
 
 
-@jax.jit
+@jit
 def _weighted(node, pair, weights):
     node = None if node is None else jnp.dot(node, weights, precision=HIGHEST)
     pair = None if pair is None else jnp.dot(pair, weights, precision=HIGHEST)
@@ -266,7 +267,7 @@ class Same:
         return isinstance(other, Same) and self.function is other.function
 
 
-@partial(jax.jit, static_argnums=(1, 2, 3, 4))
+@partial(jit, static_argnums=(1, 2, 3, 4))
 def _tabulate(padded, same, looks_back, size, longest):
     dtype = jnp.zeros(0).dtype
     labels, steps = jnp.arange(size), jnp.arange(longest)

@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from ...inference.compiling import jit
 from .base import AbstractFeature, Batch, Gold, Options, Part, Potentials
 
 
@@ -216,6 +217,6 @@ class NeuralPart(Part):
         return eqx.tree_at(lambda p: (p.inputs, p.mask, p.begin), self, (inputs, mask, begin))
 
 
-@jax.jit
+@jit
 def _potentials(part: NeuralPart) -> Potentials:
     return part.potentials(part.initial)

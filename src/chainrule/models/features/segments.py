@@ -18,6 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from ...forms.sequences import Layout, Sequences
+from ...inference.compiling import jit
 from ...inference.scaled import HIGHEST
 from .base import AbstractFeature, Batch, Gold, Listed, Options, Part
 from .dense import DenseFeature
@@ -372,7 +373,7 @@ class TablePart(Part):
         return TablePart(jax.tree.map(lambda t: jnp.asarray(t)[..., rows, :], self.tables), self.initial)
 
 
-@jax.jit
+@jit
 def _weighted(tables, weights):
     return {name: jnp.dot(table, weights, precision=HIGHEST) for name, table in tables.items()}
 

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from ...forms.sequences import bucket
+from ...inference.compiling import jit
 from ...inference.scaled import HIGHEST
 from .base import AbstractFeature, Batch, Gold, Listed, Options, Part, Potentials
 from .functions import MANY_CALLS, Same, padded_arrays, warn_of_calls
@@ -113,7 +114,7 @@ class TriplePart(Part):
         return TriplePart(node, triple, self.initial)
 
 
-@jax.jit
+@jit
 def _weighted(node, triple, weights):
     return Potentials(
         *(jnp.dot(t, weights, precision=HIGHEST) if t is not None else None for t in (node, None, triple))
@@ -155,7 +156,7 @@ def _by_tracing(function, sentences, size: int):
     return np.asarray(node)[real], np.asarray(triple)[real]
 
 
-@partial(jax.jit, static_argnums=(1, 2, 3))
+@partial(jit, static_argnums=(1, 2, 3))
 def _tabulate(padded, same, size, longest):
     dtype = jnp.zeros(0).dtype
     labels, steps = jnp.arange(size), jnp.arange(longest)
