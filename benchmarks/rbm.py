@@ -38,7 +38,8 @@ def main():
         before = load()
         table = {"epoch": epoch, "small": small, "large": large}[task](options)
         loads = f"Load of the machine (1-minute average) before and after: {before} and {load()}."
-        text = "\n\n".join([f"### {task}: {TITLES[task]}", table, f"{machine(PACKAGES)} {loads}"])
+        loads = "" if options.report else loads
+        text = "\n\n".join([f"### {task}: {TITLES[task]}", table, f"{machine(PACKAGES)} {loads}".strip()])
         print(text, end="\n\n", flush=True)
         if options.write:
             place = f"epoch {cores()}" if task == "epoch" else task
@@ -123,6 +124,11 @@ def large(options) -> str:
     rows.append(
         f"log Z | {report['lower']:.2f} ± {report['errors'][0]:.2f} | {report['upper']:.2f} ± {report['errors'][1]:.2f} | "
         f"{report['gap']:.2f}, {report['status']}"
+    )
+    some = report["conservative"]
+    rows.append(
+        f"nats of {some['images']} test images by reverse walks from each, {some['stops']} stops | {some['mean']:.2f} | "
+        f"{some['by_bounds'][1]:.2f} by the bounds | {some['by_bounds'][1] - some['mean']:.2f}"
     )
     minutes = report["cpu"][0] / 60
     return (

@@ -50,7 +50,7 @@ def test_the_bound_of_a_network_is_the_enumerated_one():
 def test_stacking_learns_features_and_samples():
     data = np.repeat(np.random.default_rng(0).integers(0, 2, (400, 2)), 4, axis=1).astype(np.uint8)
     start = cr.DeepBeliefNetwork.random(KEY, [8, 6, 4], data=data)
-    fits = start.fit(data, method=cr.PCD(epochs=60, learning_rate=0.2), key=KEY)
+    fits = start.fit(data, method=cr.PCD(epochs=100, batch_size=20, learning_rate=0.2), key=KEY)
     net = fits[-1].model
     assert len(fits) == 2
     assert net.features(data).shape == (400, 4)
