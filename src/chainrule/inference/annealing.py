@@ -113,16 +113,17 @@ def annealed_importance_sampling(
         raise ValueError(
             f"betas has shape {betas.shape}; wanted a vector of at least two, such as linspace(0, 1, 1000)"
         )
-    if log_ratio is None:
 
-        def log_ratio(state, before, after):
-            return log_density(state, after) - log_density(state, before)
+    def difference(state, before, after):
+        return log_density(state, after) - log_density(state, before)
+
+    gain = difference if log_ratio is None else log_ratio
 
     def step(carry, inputs):
         state, total, lost = carry
         key, before, after = inputs
         # Summed with compensation (Kahan 1965): the terms are small beside a sum over ten thousand stops.
-        term = log_ratio(state, before, after) - lost
+        term = gain(state, before, after) - lost
         new = total + term
         return (sweep(key, state, after), new, (new - total) - term), None
 

@@ -300,7 +300,7 @@ def test_gaussian_units_learn_their_variances():
     rng = np.random.default_rng(0)
     side = rng.integers(0, 2, (2000, 1)) * 2 - 1
     data = np.concatenate([2 * side + 0.4 * rng.normal(size=(2000, 1)), 0.7 * rng.normal(size=(2000, 1))], axis=1)
-    start = cr.RBM.random(KEY, 2, 2, visible=cr.units.Gaussian(), data=data, scale=0.1)
+    start = cr.RBM.random(KEY, 2, 2, visible=cr.units.Gaussian(), data=data, scale=0.3)
     fit = start.fit(data, method=cr.PCD(epochs=60, learning_rate=0.1), key=KEY)
     variance = np.exp(fit.model.visible.log_variance)
     assert variance[0] < 1.0  # of a total of 4.2: the hidden units have found the two sides

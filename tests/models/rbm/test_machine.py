@@ -62,8 +62,8 @@ def test_gaussian_density_integrates_to_one_and_matches_the_mixture():
     v = np.stack(np.meshgrid(grid, grid, indexing="ij"), axis=-1).reshape(-1, 2)
     density = np.exp(machine.log_prob(v))
     assert density.sum() * (grid[1] - grid[0]) ** 2 == pytest.approx(1, abs=1e-5)
-    assert -np.logaddexp.reduce(log_joint(machine, v[:5]), axis=1) == pytest.approx(
-        machine.free_energy(v[:5]), rel=1e-5
+    np.testing.assert_allclose(
+        machine.free_energy(v[:5]), -np.logaddexp.reduce(log_joint(machine, v[:5]), axis=1), rtol=1e-5
     )
 
 
@@ -253,6 +253,20 @@ def test_graph_of_a_machine():
     assert graph.nodes[("h", 0)]["bias"] == pytest.approx(float(machine.hidden_bias[0]))
     with pytest.raises(ValueError, match="categorical"):
         categorical().graph()
+
+
+@pytest.mark.parametrize("machine", [binary(0, 3, 2), categorical(0, 2)], ids=["binary", "softmax"])
+def test_factor_graphs_have_the_same_marginals(machine):
+    """Enumerated by the engine of factor graphs, units keep their marginals and the machine its log Z."""
+    found = machine.factor_graph().enumerate()
+    log_p, log_z = log_probs(machine)
+    v, p = visible_states(machine), np.exp(log_p)
+    for i in range(machine.num_visible):
+        wanted = [p[v[:, i] == k].sum() for k in range(v.max() + 1)]
+        np.testing.assert_allclose(found.marginal(("v", i)), wanted, atol=1e-6)
+    assert found.log_partition == pytest.approx(log_z, rel=1e-6)
+    with pytest.raises(ValueError, match="finitely many"):
+        gaussian().factor_graph()
 
 
 def test_start_from_data_has_their_frequencies():

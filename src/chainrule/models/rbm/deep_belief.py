@@ -126,7 +126,7 @@ class DeepBeliefNetwork(eqx.Module):
         Raises:
             ValueError: data that do not fit, or not one method for each layer.
         """
-        methods = list(method) if isinstance(method, list | tuple) else [method] * len(self.layers)
+        methods = [method] * len(self.layers) if isinstance(method, CD | PCD | None) else list(method)
         if len(methods) != len(self.layers):
             raise ValueError(f"{len(methods)} methods for {len(self.layers)} layers")
         fits, values = [], data

@@ -31,7 +31,7 @@ from . import engine
 from .data import Rows, as_rows, columns, spread
 
 OFFSET_RATE = 0.01  # share of a batch's mean in λ (Melchior et al. 2016, section 6)
-VARIANCE_RATE = 0.1  # of the learning rate: variances that learn as fast as weights leave these nothing to explain
+VARIANCE_RATE = 0.02  # of the learning rate: variances that learn as fast as weights leave these nothing to explain
 HISTORY = 64  # epochs that the record of a fit has room for at least, so that fewer of them are no new program
 
 
@@ -261,7 +261,7 @@ def _step(state: Training, values, observed, method, pace: Pace, key, fill):
     change, inner = _change(direction, state, method, pace)
     change = uncentre(change, *offsets) if method.centred else change
     fast = state.fast
-    if fast is not None:
+    if fast is not None and isinstance(method, PCD):
         fast = jax.tree.map(lambda f, g: method.fast_decay * f + method.fast_rate * g, fast, slope)
     moved = jax.tree.map(lambda p, u: p + u.astype(p.dtype), machine, change)
     contrast = _mean_score(machine, data) - _mean_score(machine, model)

@@ -22,12 +22,13 @@ import numpy as np
 from jaxtyping import Array, Float, Key
 
 from ...forms.chain import is_concrete
+from ...graphs.factor_graph import FactorGraph
 from ...learning.contrastive import CD, PCD
 from ...learning.fit import Fit
 from ...learning.validation import Validation
 from ..emissions.base import as_parameter, generator
 from . import conditionals as single_sites
-from . import learning, likelihood, queries
+from . import graphs, learning, likelihood, queries
 from .data import answer, as_rows
 from .likelihood import PartitionBounds
 from .units import Binary, Categorical, Gaussian, Rectified
@@ -157,20 +158,11 @@ class RBM(eqx.Module):
 
     def graph(self) -> nx.Graph:
         """The machine as a bipartite graph of ("v", i) and ("h", j), with `bias` on nodes and `weight` on edges."""
-        if self.visible.width > 1:
-            raise ValueError("categorical units have a bias and a weight for each value, which one edge cannot carry")
-        graph = nx.Graph()
-        weights = np.asarray(self.weights, float)
-        graph.add_nodes_from(
-            (("v", i), {"bias": float(a), "bipartite": 0}) for i, a in enumerate(np.asarray(self.visible_bias))
-        )
-        graph.add_nodes_from(
-            (("h", j), {"bias": float(b), "bipartite": 1}) for j, b in enumerate(np.asarray(self.hidden_bias))
-        )
-        graph.add_edges_from(
-            (("v", i), ("h", j), {"weight": float(weights[i, j])}) for i, j in np.ndindex(weights.shape)
-        )
-        return graph
+        return graphs.unit_graph(self)
+
+    def factor_graph(self) -> FactorGraph:
+        """The machine as a factor graph over the variables ("v", i) and ("h", j), for discrete units on both sides."""
+        return graphs.factor_graph(self)
 
     def tempered(self, temperature) -> "RBM":
         """The machine whose p(v) is proportional to that of exp(−E / temperature), hidden units summed out.

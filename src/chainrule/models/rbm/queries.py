@@ -59,7 +59,7 @@ def sample_from(machine, key, values, sweeps):
 def complete_rows(machine, key, v, known, *, sweeps: int, mean: bool):
     """See `RBM.complete`."""
     given = np.asarray(v)
-    several = given[None] if given.ndim == 1 else given
+    several = np.atleast_2d(given)
     mask = as_known(machine, known, len(several))
     if several.shape != mask.shape:
         raise ValueError(f"v has shape {given.shape}; wanted (rows, {machine.num_visible})")
