@@ -60,7 +60,7 @@ def test_conservative_estimates_are_unbiased_for_the_annealed_distribution(name)
     machine = CASES[name]
     v = visible_states(machine)
     data = machine.sample(fast_key(9), 500, sweeps=50)
-    values = machine.visible.start(np.asarray(data).astype(int), np.ones(data.shape, bool))[0]
+    values = machine.visible.start(np.asarray(data).astype(int), None)[0]
     base = cr.RBM(np.zeros((len(values), 1)), values, visible=machine.visible)
     np.testing.assert_allclose(
         machine.conservative_log_prob(fast_key(0), v, data, stops=2), base.log_prob(v), atol=2e-5

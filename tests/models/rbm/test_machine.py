@@ -279,7 +279,7 @@ def test_start_from_data_has_their_frequencies():
     numbers = np.random.default_rng(0).normal([1.0, -2.0], [0.5, 3.0], (1000, 2))
     normal = cr.RBM.random(KEY, 2, 3, visible=cr.units.Gaussian(), data=numbers)
     np.testing.assert_allclose(normal.visible_bias, numbers.mean(0), rtol=1e-5)
-    np.testing.assert_allclose(np.exp(normal.visible.log_variance), numbers.var(0) / 4, rtol=1e-5)
+    np.testing.assert_allclose(np.exp(normal.visible.log_variance), numbers.var(0) / 2, rtol=1e-5)
 
 
 ERRORS = [

@@ -46,26 +46,40 @@ def as_rows(machine, v, *, missing: bool = False) -> Rows:
         )
     if not len(values):
         raise ValueError("there are no rows of data")
-    gone = np.zeros(values.shape, bool)
-    if values.dtype.kind == "f":
-        gone |= np.isnan(values)
-    if machine.visible.width > 1 and values.dtype.kind in "if":
-        gone |= values == -1
-    if hidden is not None:
-        gone |= hidden[None] if single else hidden
-    if gone.any() and not missing:
+    gone = _missing(machine, values, hidden)
+    if gone is not None and not missing:
         row, column = np.argwhere(gone)[0]
         raise ValueError(
             f"row {row}, unit {column} is missing, and this needs all values: use complete(key, v, known=…) to fill them in"
         )
-    machine.visible.check(values, ~gone)
+    observed = None if gone is None else ~gone
+    if not (machine.visible.width == 1 and machine.discrete and _is_binary(values)):
+        machine.visible.check(values, np.ones((), bool) if observed is None else observed)
     if machine.discrete:  # values were checked, so that the conversion loses nothing
         width = machine.visible.width
-        kind = np.uint8 if width == 1 else np.int8 if width < 128 else np.int32
-        values = np.where(gone, 0 if width == 1 else -1, values).astype(kind)
+        kind = np.dtype(np.uint8 if width == 1 else np.int8 if width < 128 else np.int32)
+        empty = 0 if width == 1 else -1
     else:
-        values = np.where(gone, 0, values).astype(machine.dtype)
-    return Rows(values, ~gone if gone.any() else None, single)
+        kind, empty = np.dtype(machine.dtype), 0
+    if gone is not None:
+        values = np.where(gone, empty, values)
+    return Rows(values.astype(kind, copy=False), observed, single)
+
+
+def _missing(machine, values, hidden):
+    """Which entries are missing; None if all are there."""
+    found = [] if hidden is None else [hidden.reshape(values.shape)]
+    if values.dtype.kind == "f":
+        found.append(np.isnan(values))
+    if machine.visible.width > 1 and values.dtype.kind in "if":
+        found.append(values == -1)
+    gone = np.logical_or.reduce(found) if found else np.zeros((), bool)
+    return gone if gone.any() else None
+
+
+def _is_binary(values) -> bool:
+    """Whether values are plainly 0 or 1, by a look that costs less than finding the ones that are not."""
+    return values.dtype.kind == "b" or (values.dtype.kind == "u" and values.max() <= 1)
 
 
 def _traced(machine, v) -> Rows:

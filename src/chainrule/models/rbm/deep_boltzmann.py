@@ -77,7 +77,7 @@ class DeepBoltzmannMachine(eqx.Module):
         biases = [np.zeros(n) for n in sizes]
         if data is not None:
             rows = as_rows(RBM(weights[0]), data)
-            biases[0], _ = RBM(weights[0]).visible.start(rows.values, np.ones(rows.values.shape, bool))
+            biases[0], _ = RBM(weights[0]).visible.start(rows.values, None)
         return cls(weights, biases)
 
     @property
@@ -162,7 +162,7 @@ class DeepBoltzmannMachine(eqx.Module):
             raise ValueError(f"iterations is {iterations}; mean field needs at least one")
         rows, flat = self._rows(data), self.as_rbm()
         lowest = RBM(self.weights[0], self.biases[0])
-        base, _ = lowest.visible.start(rows.values, np.ones(rows.values.shape, bool))
+        base, _ = lowest.visible.start(rows.values, None)
         others = flat.num_visible - self.num_visible
         fill = Fill(self.sizes, iterations)
 
@@ -284,7 +284,8 @@ def _mean_field(model, values, iterations):
 
 @jax.jit
 def _bound(model, values, iterations):
-    layers = _mean_field(model, values, iterations)
+    # where the bound is at its maximum by the means, its slope by the weights is that at fixed means
+    layers = _mean_field(lax.stop_gradient(model), values, iterations)
     flat = _flat(model.weights, model.biases)
     even = jnp.concatenate(layers[::2], axis=1)
     entropy = sum(_entropy(mean) for mean in layers[2::2])

@@ -29,9 +29,10 @@ from ...learning.fit import Fit, Status
 from ...learning.validation import Validation, Watch
 from . import engine
 from .data import Rows, as_rows, columns, spread
+from .units import totals
 
 OFFSET_RATE = 0.01  # share of a batch's mean in λ (Melchior et al. 2016, section 6)
-VARIANCE_RATE = 0.02  # of the learning rate: variances that learn as fast as weights leave these nothing to explain
+VARIANCE_RATE = 0.05  # of the learning rate: variances that learn as fast as weights leave these nothing to explain
 HISTORY = 64  # epochs that the record of a fit has room for at least, so that fewer of them are no new program
 
 
@@ -68,15 +69,14 @@ def fit(
             "entries are missing, and persistent chains are of whole vectors: fit by method=CD(), where each row has "
             "its own machine"
         )
-    observed = np.ones(rows.values.shape, bool) if rows.observed is None else rows.observed
-    base, _ = machine.visible.start(rows.values, observed)
+    base, _ = machine.visible.start(rows.values, rows.observed)
     state, status, scores = descend(
         machine,
         rows,
         method,
         key,
         base=base,
-        means=_means(machine, rows.values, observed),
+        means=_means(machine, rows.values, rows.observed),
         validation=validation,
         progress=progress,
     )
@@ -148,12 +148,12 @@ def descend(
 
 def _means(machine, values, observed) -> np.ndarray:
     """Means of the columns over what is observed, on the host; a unit that nobody observed has 0."""
-    count = np.maximum(observed.sum(0), 1)
+    total, count = totals(values, observed)
+    count = np.maximum(count, 1)
     width = machine.visible.width
     if width == 1:
-        return np.where(observed, values, 0).sum(0, dtype=float) / count
-    shares = [(observed & (values == k)).sum(0) / count for k in range(width)]
-    return np.stack(shares, axis=1).ravel()
+        return total / count
+    return np.stack([totals(values == k, observed)[0] / count for k in range(width)], axis=1).ravel()
 
 
 @partial(jax.jit, static_argnames=("size", "fill"))

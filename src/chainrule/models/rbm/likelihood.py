@@ -97,7 +97,7 @@ def bounds(machine, key, data, *, chains, stops, burn_in, tolerance) -> Partitio
         if value < least:
             raise ValueError(f"{name} is {value}; wanted at least {least}")
     rows = as_rows(machine, data)
-    base, _ = machine.visible.start(rows.values, np.ones(rows.values.shape, bool))
+    base, _ = machine.visible.start(rows.values, None)
     # rows evenly spread over the data, which may be sorted; some of them twice if there are too few
     picked = rows.values[np.linspace(0, len(rows.values) - 1, chains).astype(int)]
     base = jnp.asarray(base, machine.dtype)
@@ -111,7 +111,7 @@ def conservative(machine, key, v, data, *, stops, walks):
         if value < least:
             raise ValueError(f"{name} is {value}; wanted at least {least}")
     rows, others = as_rows(machine, v), as_rows(machine, data)
-    base, _ = machine.visible.start(others.values, np.ones(others.values.shape, bool))
+    base, _ = machine.visible.start(others.values, None)
     values = np.repeat(rows.values, walks, axis=0)
     found = _conservative(machine, key, jnp.asarray(base, machine.dtype), values, stops=stops)
     return answer(rows, jax.nn.logsumexp(found.reshape(-1, walks), axis=1) - np.log(walks).astype(found.dtype))

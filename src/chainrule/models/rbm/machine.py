@@ -130,8 +130,7 @@ class RBM(eqx.Module):
         if data is None:
             return made
         rows = as_rows(made, data, missing=True)
-        observed = np.ones(rows.values.shape, bool) if rows.observed is None else rows.observed
-        bias, visible = made.visible.start(rows.values, observed)
+        bias, visible = made.visible.start(rows.values, rows.observed)
         return cls(weights, bias, visible=visible, hidden=hidden)
 
     # What it is
