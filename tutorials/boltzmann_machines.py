@@ -153,7 +153,8 @@ print("mean free energy: test {:.1f}, drawn {:.1f}, at temperature 0.85 {:.1f}".
 # $\log p(v) = -F(v) - \log Z$, and $Z$ cannot be summed. Annealed importance sampling walks from a machine without weights
 # to this one and weighs its walks; what it finds for $\log Z$ is too *small* on average. Walking back, from samples of the
 # machine to the one without weights, it is too *large*. One of the two alone looks convincing when it is wrong; both
-# together say how wrong they can be, up to chance, by which they may cross when they are close. A machine with 12 hidden units can be summed, and so shows that the truth is between.
+# together say how wrong they can be, up to chance, by which they may cross when they are close. A machine with 12 hidden
+# units can be summed, and so shows that the truth is between.
 
 # %%
 heading("A sandwich")
