@@ -15,7 +15,13 @@ NUMBER = r"[-+]?\d+(?:\.\d+)?(?:e[-+]?\d+)?"
 
 
 def test_there_are_tutorials():
-    subjects = ("quickstart", "hidden_markov_models", "linear_chain_crf", "markov_decision_processes")
+    subjects = (
+        "quickstart",
+        "hidden_markov_models",
+        "linear_chain_crf",
+        "markov_decision_processes",
+        "boltzmann_machines",
+    )
     assert {f"{subject}.py" for subject in subjects} <= {path.name for path in TUTORIALS}
 
 
@@ -48,6 +54,18 @@ def test_tagged_sentences_are_the_ones_described():
     universal = [tag for _, _, tag in rows]
     assert len(set(universal)) == 17
     assert universal.count("NOUN") == 4015
+
+
+def test_digits_are_the_ones_described():
+    path = ROOT / "tutorials/data/mnist_subset.npz"
+    assert path.stat().st_size < 600_000
+    with np.load(path) as file:
+        for part, each in (("train", 280), ("test", 60)):
+            images, labels = file[f"{part}_images"], file[f"{part}_labels"]
+            assert images.dtype == np.uint8
+            assert images.shape == (10 * each, 28, 28)
+            assert np.bincount(labels).tolist() == [each] * 10
+            assert 0.12 < (images > 127).mean() < 0.15
 
 
 def run_quickly(name: str, out: Path) -> str:
@@ -198,3 +216,33 @@ def test_the_story_of_decision_processes_is_true(tmp_path):
 
     figures = ("machine", "certificate", "frozen_lake", "map", "ties", "gradient", "inventory", "posterior")
     assert {path.name for path in tmp_path.glob("*.png")} == {f"mdp_{name}.png" for name in figures}
+
+
+@pytest.mark.slow
+def test_the_story_of_boltzmann_machines_is_true(tmp_path):
+    said = run_quickly("boltzmann_machines.py", tmp_path)
+
+    for line in (line for line in said.splitlines() if "by hand" in line and line.startswith("v = ")):
+        p, by_hand = (float(found) for found in re.findall(r"(?:p =|hand) (\d\.\d+)", line))
+        assert p == pytest.approx(by_hand, abs=2e-4)
+    alone, together = numbers(said, "^pseudo-likelihood of a test digit")
+    assert alone + 50 < together < 0
+    test, drawn = numbers(said, "^share of ink")
+    assert drawn == pytest.approx(test, abs=0.04)
+    _, exact, lower, upper = numbers(said, "^12 units: exact log Z")
+    assert lower - 1 < exact < upper + 1
+    assert upper - lower < 1
+    assert "TIGHT" in said
+    bounds = numbers(said, "a test digit has log p between")
+    pixels, small = numbers(said, "^pixels alone: ")[0], numbers(said, "^pixels alone: ")[-1]
+    assert pixels + 20 < small < bounds[1]
+    assert "known pixels untouched: True" in said
+    right, empty = numbers(said, "^pixels of the right half guessed right")
+    assert right > empty + 0.02
+    before, after = numbers(said, "^wrong pixels: ")
+    assert after < 0.5 * before
+    errors = {name: numbers(said, f"^{name}: ")[0] for name in ("discriminative", "hybrid", "generative")}
+    assert max(errors["discriminative"], errors["hybrid"]) < 15
+
+    figures = ("filters", "samples", "sandwich", "completions", "repairs")
+    assert {path.name for path in tmp_path.glob("boltzmann_*.png")} == {f"boltzmann_{name}.png" for name in figures}

@@ -29,11 +29,13 @@ _HOME = {
     "Transitions": "forms.transitions",
     "FactorGraph": "graphs.factor_graph",
     "TransitionGraph": "graphs.transition_graph",
+    "CD": "learning",
     "EM": "learning",
     "Adam": "learning",
     "LBFGS": "learning",
     "MiniBatch": "learning",
     "AveragedPerceptron": "learning",
+    "PCD": "learning",
     "Fit": "learning",
     "Status": "learning",
     "Validation": "learning",
@@ -51,6 +53,10 @@ _HOME = {
     "segment_function": "models.features",
     "templates": "models.features",
     "MarkovChain": "models.markov_chain",
+    "ClassificationRBM": "models.rbm",
+    "DeepBeliefNetwork": "models.rbm",
+    "DeepBoltzmannMachine": "models.rbm",
+    "RBM": "models.rbm",
     "MDP": "models.mdp",
     "Policy": "models.policy",
     "Solution": "models.policy",
@@ -78,7 +84,12 @@ _MODULES = (
     "plotting",
     "rl",
 )
-_ALIASES = {"criteria": "models.criteria", "emissions": "models.emissions", "features": "models.features"}
+_ALIASES = {
+    "criteria": "models.criteria",
+    "emissions": "models.emissions",
+    "features": "models.features",
+    "units": "models.rbm.units",
+}
 
 __all__ = sorted([*_HOME, *_MODULES, *_ALIASES])  # noqa: PLE0605
 
@@ -98,7 +109,7 @@ if TYPE_CHECKING:
         ValueIteration,
     )
     from .io import load, save
-    from .learning import EM, LBFGS, Adam, AveragedPerceptron, Fit, MiniBatch, Status, Validation
+    from .learning import CD, EM, LBFGS, PCD, Adam, AveragedPerceptron, Fit, MiniBatch, Status, Validation
     from .models import criteria, emissions, features
     from .models.crf import LinearChainCRF
     from .models.crf_objectives import Likelihood, MaxMargin, SoftmaxMargin
@@ -107,6 +118,7 @@ if TYPE_CHECKING:
     from .models.markov_chain import MarkovChain
     from .models.mdp import MDP
     from .models.policy import Policy, Solution, SolveStatus
+    from .models.rbm import RBM, ClassificationRBM, DeepBeliefNetwork, DeepBoltzmannMachine, units
     from .models.semi_markov_crf import SemiMarkovCRF
 
 
