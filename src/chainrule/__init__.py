@@ -50,6 +50,10 @@ _HOME = {
     "neural_feature": "models.features",
     "segment_function": "models.features",
     "templates": "models.features",
+    "Hopfield": "models.hopfield",
+    "DenseMemory": "models.hopfield",
+    "ContinuousHopfield": "models.hopfield",
+    "retrieve": "models.hopfield",
     "MarkovChain": "models.markov_chain",
     "MDP": "models.mdp",
     "Policy": "models.policy",
@@ -78,7 +82,12 @@ _MODULES = (
     "plotting",
     "rl",
 )
-_ALIASES = {"criteria": "models.criteria", "emissions": "models.emissions", "features": "models.features"}
+_ALIASES = {
+    "criteria": "models.criteria",
+    "emissions": "models.emissions",
+    "features": "models.features",
+    "hopfield": "models.hopfield",
+}
 
 __all__ = sorted([*_HOME, *_MODULES, *_ALIASES])  # noqa: PLE0605
 
@@ -99,11 +108,12 @@ if TYPE_CHECKING:
     )
     from .io import load, save
     from .learning import EM, LBFGS, Adam, AveragedPerceptron, Fit, MiniBatch, Status, Validation
-    from .models import criteria, emissions, features
+    from .models import criteria, emissions, features, hopfield
     from .models.crf import LinearChainCRF
     from .models.crf_objectives import Likelihood, MaxMargin, SoftmaxMargin
     from .models.features import attributes, dense, feature_function, neural_feature, segment_function, templates
     from .models.hmm import HMM, HMMPrior
+    from .models.hopfield import ContinuousHopfield, DenseMemory, Hopfield, retrieve
     from .models.markov_chain import MarkovChain
     from .models.mdp import MDP
     from .models.policy import Policy, Solution, SolveStatus
