@@ -35,6 +35,11 @@ _HOME = {
     "MiniBatch": "learning",
     "AveragedPerceptron": "learning",
     "Fit": "learning",
+    "DenoisingScoreMatching": "learning",
+    "LangevinPCD": "learning",
+    "NoiseContrastive": "learning",
+    "Safeguard": "learning",
+    "SlicedScoreMatching": "learning",
     "Status": "learning",
     "Validation": "learning",
     "HMM": "models.hmm",
@@ -50,6 +55,11 @@ _HOME = {
     "neural_feature": "models.features",
     "segment_function": "models.features",
     "templates": "models.features",
+    "EnergyModel": "models.energy",
+    "JointEnergyModel": "models.joint_energy",
+    "HMC": "inference.langevin",
+    "MALA": "inference.langevin",
+    "Langevin": "inference.langevin",
     "Hopfield": "models.hopfield",
     "DenseMemory": "models.hopfield",
     "ContinuousHopfield": "models.hopfield",
@@ -99,6 +109,7 @@ if TYPE_CHECKING:
     from .graphs import bio_graph, bioes_graph
     from .graphs.factor_graph import FactorGraph
     from .graphs.transition_graph import TransitionGraph
+    from .inference.langevin import HMC, MALA, Langevin
     from .inference.planning.methods import (
         AndersonAcceleration,
         LinearProgram,
@@ -107,13 +118,29 @@ if TYPE_CHECKING:
         ValueIteration,
     )
     from .io import load, save
-    from .learning import EM, LBFGS, Adam, AveragedPerceptron, Fit, MiniBatch, Status, Validation
+    from .learning import (
+        EM,
+        LBFGS,
+        Adam,
+        AveragedPerceptron,
+        DenoisingScoreMatching,
+        Fit,
+        LangevinPCD,
+        MiniBatch,
+        NoiseContrastive,
+        Safeguard,
+        SlicedScoreMatching,
+        Status,
+        Validation,
+    )
     from .models import criteria, emissions, features, hopfield
     from .models.crf import LinearChainCRF
     from .models.crf_objectives import Likelihood, MaxMargin, SoftmaxMargin
+    from .models.energy import EnergyModel
     from .models.features import attributes, dense, feature_function, neural_feature, segment_function, templates
     from .models.hmm import HMM, HMMPrior
     from .models.hopfield import ContinuousHopfield, DenseMemory, Hopfield, retrieve
+    from .models.joint_energy import JointEnergyModel
     from .models.markov_chain import MarkovChain
     from .models.mdp import MDP
     from .models.policy import Policy, Solution, SolveStatus
