@@ -28,8 +28,8 @@ class AbstractEnergyObjective(eqx.Module):
 
     normalises: ClassVar[bool] = False  # whether it learns log Z
 
-    def begin(self, key: Key[Array, ""], data: np.ndarray, batch_size: int) -> Any:
-        """What the objective remembers from step to step."""
+    def begin(self, rng: np.random.Generator, data: np.ndarray, batch_size: int) -> Any:
+        """What the objective remembers from step to step, made on the host."""
         return None
 
     @abstractmethod
@@ -82,23 +82,23 @@ class LangevinPCD(AbstractEnergyObjective):
         if not self.max_gap > 0:
             raise ValueError(f"LangevinPCD: max_gap is {self.max_gap}; it must be positive")
 
-    def begin(self, key, data, batch_size):
+    def begin(self, rng, data, batch_size):
         """A buffer of blocks, as many chains in each as a batch has rows, and where chains begin."""
         blocks = -(-self.chains // batch_size)
-        centre, spread = jnp.asarray(data.mean(0)), jnp.asarray(data.std(0))
-        noise = jax.random.normal(key, (blocks, batch_size, *data.shape[1:]), centre.dtype)
-        return centre[None, None] + spread[None, None] * noise, centre, spread
+        centre, spread = data.mean(0), data.std(0)
+        noise = rng.standard_normal((blocks, batch_size, *data.shape[1:])).astype(data.dtype)
+        return jnp.asarray(centre + spread * noise), jnp.asarray(centre), jnp.asarray(spread), jnp.zeros((), jnp.int32)
 
     def draw(self, energy, rows, key, memory):
-        """Move one block of chains."""
-        buffer, centre, spread = memory
-        which, who, where, how = jax.random.split(key, 4)
-        block = jax.random.randint(which, (), 0, len(buffer))
+        """Move one block of chains, the one that has waited longest."""
+        buffer, centre, spread, turn = memory
+        block = turn % len(buffer)
+        who, where, how = jax.random.split(key, 3)
         fresh = jax.random.bernoulli(who, self.restart, (buffer.shape[1],))
         anew = centre[None] + spread[None] * jax.random.normal(where, buffer.shape[1:], buffer.dtype)
         start = jnp.where(fresh.reshape(-1, *[1] * centre.ndim), anew, buffer[block])
         found = self.sampler.walk(energy, start, how).samples
-        return found, (buffer.at[block].set(found), centre, spread)
+        return found, (buffer.at[block].set(found), centre, spread, turn + 1)
 
     def loss(self, energy, log_normaliser, rows, drawn):
         """The gap of the energies, and what keeps them small."""
@@ -203,7 +203,7 @@ class NoiseContrastive(AbstractEnergyObjective):
         if self.noise is not None and not (hasattr(self.noise, "sample") and hasattr(self.noise, "log_prob")):
             raise ValueError(f"NoiseContrastive: noise is {self.noise!r}; wanted sample(key, shape) and log_prob(x)")
 
-    def begin(self, key, data, batch_size):
+    def begin(self, rng, data, batch_size):
         """The noise's density, unless it was given."""
         if self.noise is not None:
             return None

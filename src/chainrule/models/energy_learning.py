@@ -82,16 +82,16 @@ def fit(
     count = sum(leaf.size for leaf in jax.tree.leaves(parameters))
     if not count:
         raise ValueError("the energy has no parameters to learn: floating-point arrays of a module or another pytree")
-    shuffle, first, then = jax.random.split(key, 3)
-    order = method.order(generator(shuffle), len(rows), len(rows))
-    memory = objective.begin(first, rows, order.shape[1])
+    rng = generator(key)
+    order = method.order(rng, len(rows), len(rows))
+    memory = objective.begin(rng, rows, order.shape[1])
     pace = minibatch.Pace.of(method, len(order))
     numbers = jnp.asarray(method.l2 / len(rows), float), jnp.asarray(objective.limit(), float)
     data = jnp.asarray(rows), None if labels is None else jnp.asarray(labels)
     traced = [jax.tree.map(jnp.asarray, (method, Safeguard() if safeguard is None else safeguard)), _numbers(objective)]
     with bars.bar("energy", total=len(order), enabled=progress) as token:
         end, shown = _descend(
-            parameters, rest, data, order, then, traced, memory, pace, numbers, token, average=bool(method.average)
+            parameters, rest, data, order, key, traced, memory, pace, numbers, token, average=bool(method.average)
         )
     fitted = eqx.combine(end.descent.answer, rest)
     history = np.asarray(shown)[: int(end.taken)]
