@@ -259,3 +259,49 @@ def test_a_decision_process_keeps_the_contracts(tmp_path):
     np.testing.assert_allclose(cr.MDP.from_graph(mdp.graph(), discount=0.9).solve().values, wanted.values, atol=2e-6)
     walks = [mdp.simulate(jax.random.key(0), wanted.policy, 5, num_samples=3, start="calm") for _ in range(2)]
     same(*walks)
+
+
+# Boltzmann machines: rows of data instead of sequences
+
+MACHINES = pytest.mark.parametrize("example", zoo.MACHINES, ids=lambda e: e.name)
+
+
+@MACHINES
+def test_machines_under_jit_vmap_and_grad(example):
+    machine, v = example.make(), arrays(example.data)
+    wanted = np.asarray(zoo.score_of_rows(machine, example.data), float)
+    assert wanted.shape == (6,)
+    traces = []
+
+    @jax.jit
+    def compiled(machine, v):
+        traces.append(None)
+        return zoo.score_of_rows(machine, v)
+
+    np.testing.assert_allclose(compiled(machine, v), wanted, rtol=2e-5)
+    compiled(jax.tree.map(lambda leaf: 2 * leaf, machine), v[::-1])
+    assert len(traces) == 1
+    each = jax.vmap(zoo.score_of_rows, in_axes=(None, 0))(machine, v.reshape(2, 3, -1))
+    np.testing.assert_allclose(each.ravel(), wanted, rtol=2e-5)
+    gradient = jax.grad(lambda m: compiled(m, v).sum())(machine)
+    assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(gradient))
+    assert any(np.asarray(leaf).any() for leaf in jax.tree.leaves(gradient))
+
+
+@MACHINES
+def test_machines_are_frozen_short_and_saved(example, tmp_path):
+    machine, path = example.make(), tmp_path / "machine.npz"
+    assert len(repr(machine)) < 100
+    assert "[" not in repr(machine)
+    leaves, structure = jax.tree.flatten(machine)
+    assert all(isinstance(leaf, jax.Array) for leaf in leaves)
+    same(jax.tree.unflatten(structure, leaves), machine)
+    assert hash(structure) == hash(jax.tree.structure(example.make()))
+    name = next(iter(vars(machine)))
+    with pytest.raises(AttributeError):
+        setattr(machine, name, getattr(machine, name))
+    cr.save(path, machine)
+    again = cr.load(path)
+    assert type(again) is type(machine)
+    same(again, machine)
+    np.testing.assert_array_equal(zoo.score_of_rows(again, example.data), zoo.score_of_rows(machine, example.data))

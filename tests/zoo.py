@@ -85,3 +85,32 @@ def decision_process() -> cr.MDP:
         states=("calm", "rough", "over"),
         actions=("wait", "invest"),
     )
+
+
+def _numbers(*shape):
+    return np.random.default_rng(3).normal(size=shape)
+
+
+_BITS = np.random.default_rng(5).integers(0, 2, (6, 3))
+
+# Boltzmann machines: `data` are rows of visible values
+MACHINES = [
+    Example("rbm", lambda: cr.RBM(_numbers(3, 2), _numbers(3), _numbers(2)), _BITS),
+    Example("softmax rbm", lambda: cr.RBM(_numbers(9, 2), visible=cr.units.Categorical(3)), _BITS + _BITS[::-1]),
+    Example("gaussian rbm", lambda: cr.RBM(_numbers(3, 2), visible=cr.units.Gaussian([0.1, 0.0, 0.3])), _numbers(6, 3)),
+    Example("rectified rbm", lambda: cr.RBM(_numbers(3, 2), hidden=cr.units.Rectified()), _BITS),
+    Example(
+        "label rbm", lambda: cr.ClassificationRBM(cr.RBM(_numbers(3, 2)), _numbers(2, 2), labels=("a", "b")), _BITS
+    ),
+    Example("belief net", lambda: cr.DeepBeliefNetwork([cr.RBM(_numbers(3, 2)), cr.RBM(_numbers(2, 2))]), _BITS),
+    Example("deep machine", lambda: cr.DeepBoltzmannMachine([_numbers(3, 2), _numbers(2, 2)]), _BITS),
+]
+
+
+def score_of_rows(machine, v):
+    """What a machine says of rows of data: log-probabilities where they are defined, of labels, or a bound of them."""
+    if isinstance(machine, cr.ClassificationRBM):
+        return machine.label_log_probs(v)[:, 0]
+    if isinstance(machine, cr.DeepBeliefNetwork):
+        return machine.features(v)[:, 0]
+    return machine.log_prob_bound(v) if isinstance(machine, cr.DeepBoltzmannMachine) else machine.log_prob(v)

@@ -29,11 +29,13 @@ _HOME = {
     "Transitions": "forms.transitions",
     "FactorGraph": "graphs.factor_graph",
     "TransitionGraph": "graphs.transition_graph",
+    "CD": "learning",
     "EM": "learning",
     "Adam": "learning",
     "LBFGS": "learning",
     "MiniBatch": "learning",
     "AveragedPerceptron": "learning",
+    "PCD": "learning",
     "Fit": "learning",
     "DenoisingScoreMatching": "learning",
     "LangevinPCD": "learning",
@@ -65,6 +67,10 @@ _HOME = {
     "ContinuousHopfield": "models.hopfield",
     "retrieve": "models.hopfield",
     "MarkovChain": "models.markov_chain",
+    "ClassificationRBM": "models.rbm",
+    "DeepBeliefNetwork": "models.rbm",
+    "DeepBoltzmannMachine": "models.rbm",
+    "RBM": "models.rbm",
     "MDP": "models.mdp",
     "Policy": "models.policy",
     "Solution": "models.policy",
@@ -97,6 +103,7 @@ _ALIASES = {
     "emissions": "models.emissions",
     "features": "models.features",
     "hopfield": "models.hopfield",
+    "units": "models.rbm.units",
 }
 
 __all__ = sorted([*_HOME, *_MODULES, *_ALIASES])  # noqa: PLE0605
@@ -119,8 +126,10 @@ if TYPE_CHECKING:
     )
     from .io import load, save
     from .learning import (
+        CD,
         EM,
         LBFGS,
+        PCD,
         Adam,
         AveragedPerceptron,
         DenoisingScoreMatching,
@@ -144,6 +153,7 @@ if TYPE_CHECKING:
     from .models.markov_chain import MarkovChain
     from .models.mdp import MDP
     from .models.policy import Policy, Solution, SolveStatus
+    from .models.rbm import RBM, ClassificationRBM, DeepBeliefNetwork, DeepBoltzmannMachine, units
     from .models.semi_markov_crf import SemiMarkovCRF
 
 

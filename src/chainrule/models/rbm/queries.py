@@ -1,0 +1,113 @@
+"""Answers about rows of data, and draws: one compiled program each, for all weights, temperatures and data of a shape."""
+
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+
+from . import engine
+from .data import as_known, as_rows, columns, spread
+
+
+@jax.jit
+def free_energy(machine, values, observed):
+    """F(v), by row."""
+    observed = spread(machine, observed)
+    return engine.free_energy(machine, engine.keep(columns(machine, values), observed), observed)
+
+
+@jax.jit
+def energy(machine, values, observed, hidden):
+    """E(v, h), by row."""
+    observed = spread(machine, observed)
+    return engine.energy(machine, engine.keep(columns(machine, values), observed), hidden, observed)
+
+
+@jax.jit
+def features(machine, values, observed):
+    """E[h | v]."""
+    x = engine.keep(columns(machine, values), spread(machine, observed))
+    return machine.hidden.mean(machine.hidden_bias[None], engine.hidden_drive(machine, x))
+
+
+@partial(jax.jit, static_argnames="num_samples")
+def sample(machine, key, sweeps, *, num_samples: int):
+    """Draws of chains whose couplings are turned up during the first half of their sweeps."""
+    base = machine.visible_bias
+    half = jnp.maximum(sweeps // 2, 1).astype(machine.dtype)
+
+    def body(i, x):
+        beta = jnp.minimum((i + 1).astype(x.dtype) / half, 1)
+        return engine.sweep_at(machine, jax.random.fold_in(key, i + 1), base, beta, x)
+
+    uniform, _ = engine.uniforms(machine, jax.random.fold_in(key, 0), num_samples)
+    return machine.visible.decode(lax.fori_loop(0, sweeps, body, engine.sample_base(machine, uniform, base)))
+
+
+@jax.jit
+def sample_from(machine, key, values, sweeps):
+    """Draws of chains that start at rows of data."""
+
+    def body(i, x):
+        return engine.sweep_at(machine, jax.random.fold_in(key, i), machine.visible_bias, 1.0, x)
+
+    return machine.visible.decode(lax.fori_loop(0, sweeps, body, columns(machine, values)))
+
+
+def complete_rows(machine, key, v, known, *, sweeps: int, mean: bool):
+    """See `RBM.complete`."""
+    given = np.asarray(v)
+    several = given[None] if given.ndim == 1 else given
+    mask = as_known(machine, known, len(several))
+    if several.shape != mask.shape:
+        raise ValueError(f"v has shape {given.shape}; wanted (rows, {machine.num_visible})")
+    clean = np.where(mask, several, np.zeros((), several.dtype))
+    rows = as_rows(machine, clean)
+    if sweeps < 1:
+        raise ValueError(f"sweeps is {sweeps}; at least one is needed")
+    drawn, means = complete(machine, key, rows.values, mask, sweeps)
+    found = np.asarray(means if mean else drawn)
+    # Known entries are copied from what was given, on the host, and not from what became of them on the way.
+    kind = given.dtype if given.dtype.kind == "f" or (machine.discrete and not mean) else found.dtype
+    filled = np.where(mask, several.astype(kind, copy=False), found.astype(kind, copy=False))
+    return filled[0] if given.ndim == 1 else filled
+
+
+@jax.jit
+def complete(machine, key, values, known, sweeps):
+    """Sweeps with some units held: the last draw, and means of E[v | h] over the second half."""
+    held = spread(machine, known).astype(bool)
+    fixed = jnp.where(held, columns(machine, values), 0)
+    bias = machine.visible_bias[None]
+
+    def body(i, carry):
+        x, total = carry
+        for_visible, for_hidden = engine.uniforms(machine, jax.random.fold_in(key, i), len(x))
+        drive = engine.visible_drive(machine, engine.sample_hidden(machine, for_hidden, x))
+        total = total + jnp.where(i >= sweeps // 2, 1.0, 0.0).astype(x.dtype) * machine.visible.mean(bias, drive)
+        return jnp.where(held, fixed, machine.visible.sample(for_visible, bias, drive)), total
+
+    # unknown columns begin at 0: the first hidden values are those of a machine that has the known units only
+    x, total = lax.fori_loop(0, sweeps, body, (fixed, jnp.zeros_like(fixed)))
+    count = (sweeps - sweeps // 2).astype(total.dtype)
+    return machine.visible.decode(x), machine.visible.expected(total / count)
+
+
+@jax.jit
+def denoise(machine, key, values, noise, sweeps):
+    """E[v | noisy v]: the noise is one more term of the visible units' density, given h."""
+    noisy = columns(machine, values)
+    sample, mean = machine.visible.given_noisy(noisy, noise)
+    bias = machine.visible_bias[None]
+
+    def body(i, carry):
+        x, total = carry
+        for_visible, for_hidden = engine.uniforms(machine, jax.random.fold_in(key, i), len(x))
+        drive = engine.visible_drive(machine, engine.sample_hidden(machine, for_hidden, x))
+        total = total + jnp.where(i >= sweeps // 2, 1.0, 0.0).astype(total.dtype) * mean(bias, drive)
+        return sample(for_visible, bias, drive), total
+
+    _, total = lax.fori_loop(0, sweeps, body, (noisy, jnp.zeros_like(noisy)))
+    return machine.visible.expected(total / (sweeps - sweeps // 2).astype(total.dtype))

@@ -1,0 +1,93 @@
+"""Units against sums and integrals of their definition."""
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from enumerated import fast_key
+from scipy import integrate, stats
+
+import chainrule as cr
+
+FIELDS = np.array([-30.0, -9.0, -7.9, -3.0, -0.5, 0.0, 0.7, 4.0, 20.0])
+
+
+def uniforms(*shape):
+    return jnp.asarray(np.random.default_rng(0).random(shape), jnp.float32)
+
+
+@pytest.mark.parametrize("x", FIELDS)
+def test_rectified_units_integrate_the_half_line(x):
+    """log ∫₀^∞ exp(xh − h²/2) dh and the mean of h, by quadrature around the largest term."""
+    top = max(x, 0)
+    peak = x * top - top**2 / 2
+    ends = (max(0, top - 12), top + 12 if x > -3 else 40 / -x)
+    mass = integrate.quad(lambda h: np.exp(x * h - h**2 / 2 - peak), *ends, epsabs=0, epsrel=1e-11)[0]
+    first = integrate.quad(lambda h: h * np.exp(x * h - h**2 / 2 - peak), *ends, epsabs=0, epsrel=1e-11)[0]
+    units, zero, field = cr.units.Rectified(), jnp.zeros(1), jnp.asarray([x], jnp.float32)
+    assert float(units.log_normaliser(zero, field)[0]) == pytest.approx(np.log(mass) + peak, rel=2e-6, abs=5e-6)
+    assert float(units.mean(zero, field)[0]) == pytest.approx(first / mass, rel=3e-5)
+
+
+@pytest.mark.parametrize("x", [-30.0, -8.5, -7.5, -1.0, 2.0])
+def test_rectified_draws_follow_the_truncated_normal(x):
+    count = 20_000
+    draws = cr.units.Rectified().sample(uniforms(count), jnp.zeros(1), jnp.full(count, x, jnp.float32))
+    assert (np.asarray(draws) >= 0).all()
+    # survival of N(x, 1) cut at 0, in logs because its mass may be 1e-200
+    survival = np.exp(stats.norm.logsf(np.sort(draws).astype(float) - x) - stats.norm.logsf(-x))
+    distance = np.abs(1 - survival - (np.arange(count) + 0.5) / count).max()
+    assert distance < 2.2 / np.sqrt(count)  # Kolmogorov's statistic exceeds this once in 10⁴
+
+
+def test_categorical_units_sum_their_values():
+    units, rng = cr.units.Categorical(3), np.random.default_rng(0)
+    field = jnp.asarray(rng.normal(size=(2, 6)), jnp.float32)
+    zero = jnp.zeros((1, 6))
+    np.testing.assert_allclose(
+        units.log_normaliser(zero, field), np.log(np.exp(np.asarray(field)).reshape(2, 2, 3).sum(2)), rtol=1e-6
+    )
+    many = units.sample(uniforms(20_000, 2), zero, jnp.tile(field[:1], (20_000, 1)))
+    assert (np.asarray(many).reshape(-1, 2, 3).sum(2) == 1).all()
+    p = np.asarray(units.mean(zero, field))[0]
+    np.testing.assert_allclose(np.asarray(many).mean(0), p, atol=4.5 * np.sqrt(0.25 / 20_000))
+    codes = jnp.asarray([[2, -1]])
+    np.testing.assert_array_equal(units.encode(codes, jnp.float32), [[0, 0, 1, 0, 0, 0]])
+    np.testing.assert_array_equal(units.decode(units.encode(jnp.asarray([[2, 0]]), jnp.float32)), [[2, 0]])
+    np.testing.assert_allclose(units.expected(jnp.asarray([[0.2, 0.3, 0.5, 1, 0, 0]])), [[1.3, 0]], rtol=1e-6)
+
+
+def test_gaussian_units_integrate_to_their_normaliser():
+    units = cr.units.Gaussian(jnp.asarray([0.3]))
+    a, m, variance = 0.4, 0.9, np.exp(0.3)
+    mass = integrate.quad(lambda v: np.exp(-((v - a) ** 2) / (2 * variance) + v * m / variance), -20, 20)[0]
+    found = units.log_normaliser(jnp.asarray([[a]]), jnp.asarray([[m]]))
+    assert float(found[0, 0]) == pytest.approx(np.log(mass), rel=1e-6)
+    draws = units.sample(uniforms(50_000, 1), jnp.asarray([[a]]), jnp.full((50_000, 1), m))
+    assert float(draws.mean()) == pytest.approx(a + m, abs=4.5 * np.sqrt(variance / 50_000))
+    assert float(draws.var()) == pytest.approx(variance, rel=4.5 * np.sqrt(2 / 50_000))
+
+
+@pytest.mark.parametrize(
+    ("units", "data", "message"),
+    [
+        (cr.units.Binary(), [[0, 2]], "row 0, unit 1 is 2; binary"),
+        (cr.units.Binary(), [[0, 1], [0.5, 1]], "row 1, unit 0 is 0.5; binary"),
+        (cr.units.Categorical(3), [[0, 3]], "row 0, unit 1 is 3; values are 0 … 2"),
+        (cr.units.Categorical(3), [[0.5, 1]], "row 0, unit 0 is 0.5"),
+        (cr.units.Gaussian(), [[0.0, np.inf]], "row 0, unit 1 is inf; Gaussian"),
+        (cr.units.Gaussian(), [["a", "b"]], "dtype"),
+        (cr.units.Binary(), [[0, 1, 1]], r"shape \(1, 3\); wanted \(rows, 2\)"),
+        (cr.units.Binary(), np.zeros((0, 2)), "no rows"),
+    ],
+)
+def test_values_out_of_range_are_refused(units, data, message):
+    machine = cr.RBM(np.zeros((2 * units.width, 2)), visible=units)
+    with pytest.raises(ValueError, match=message):
+        machine.free_energy(np.array(data))
+    with pytest.raises(ValueError, match=message):
+        machine.fit(np.array(data), key=fast_key(0))
+
+
+def test_one_value_is_no_category():
+    with pytest.raises(ValueError, match="at least two"):
+        cr.units.Categorical(1)
