@@ -220,13 +220,15 @@ save(figure, "capacity")
 
 # %%
 M = 30
-counts = np.geomspace(3, 2000 if args.quick else 8000, 5 if args.quick else 14).astype(int)
+counts = np.geomspace(3, 2000 if args.quick else 8000, 4 if args.quick else 14).astype(int)
 interactions = {
     "n = 2 (Hebb)": cr.hopfield.Polynomial(2),
     "n = 3": cr.hopfield.Polynomial(3),
     "n = 4": cr.hopfield.Polynomial(4),
     "exponential": cr.hopfield.Exponential(),
 }
+if args.quick:
+    del interactions["n = 4"]
 shares = {name: [] for name in interactions}
 for count in counts:
     patterns = rng.choice([-1, 1], (count, M))

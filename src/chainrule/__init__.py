@@ -71,6 +71,8 @@ _HOME = {
     "DeepBeliefNetwork": "models.rbm",
     "DeepBoltzmannMachine": "models.rbm",
     "RBM": "models.rbm",
+    "Ratings": "models.ratings",
+    "Recommender": "models.recommender",
     "MDP": "models.mdp",
     "Policy": "models.policy",
     "Solution": "models.policy",
@@ -153,7 +155,9 @@ if TYPE_CHECKING:
     from .models.markov_chain import MarkovChain
     from .models.mdp import MDP
     from .models.policy import Policy, Solution, SolveStatus
+    from .models.ratings import Ratings
     from .models.rbm import RBM, ClassificationRBM, DeepBeliefNetwork, DeepBoltzmannMachine, units
+    from .models.recommender import Recommender
     from .models.semi_markov_crf import SemiMarkovCRF
 
 
