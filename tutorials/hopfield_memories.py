@@ -26,8 +26,8 @@ import jax
 import jax.numpy as jnp
 import matplotlib.pyplot as plt
 import numpy as np
+from matplotlib.path import Path as Path2D
 from matplotlib.textpath import TextPath
-from sklearn.datasets import load_digits
 
 import chainrule as cr
 
@@ -79,7 +79,8 @@ def letter(name):
     shape = TextPath((0, 0), name, size=10)
     low, high = shape.get_extents().get_points()
     centres = np.stack(np.meshgrid(np.arange(SIDE), np.arange(SIDE)[::-1]), -1).reshape(-1, 2) + 0.5
-    return np.where(shape.contains_points(low + centres / SIDE * (high - low)), 1, -1)
+    inside = [Path2D(outline).contains_points(low + centres / SIDE * (high - low)) for outline in shape.to_polygons()]
+    return np.where(np.sum(inside, axis=0) % 2 == 1, 1, -1)  # the hole in an O is inside of two outlines
 
 
 def damage(patterns, share):
@@ -126,9 +127,9 @@ for column, pattern in enumerate(few):
     picture(figure.add_subplot(grid[1, column]), pattern, f"stored {chosen[column]}", GREY)
 curve = figure.add_subplot(grid[:, 5])
 curve.plot(energies, color=BLUE, linewidth=2)
-for value, name in zip(np.asarray(memory.energy(few)), chosen, strict=True):
+for value in np.asarray(memory.energy(few)):
     curve.axhline(value, color=GREY, linewidth=0.8, linestyle=":")
-    curve.text(2, value, f"energy of {name}", color=GREY, fontsize=8, va="bottom")
+curve.text(2, float(memory.energy(few).max()), "energies of the letters", color=GREY, fontsize=9, va="bottom")
 curve.set(xlabel="units visited", ylabel="energy")
 curve.set_title("One unit at a time, downhill to a memory")
 save(figure, "recall")
@@ -270,50 +271,59 @@ heading("5. Retrieval is attention")
 print(f"largest difference to jax.nn.dot_product_attention: {float(abs(ours - theirs[0, :, 0]).max()):.1e}")
 
 # %% [markdown]
-# What does $\beta$ do? Store a thousand handwritten digits, show the upper half of some, and ask for the rest. A small
-# $\beta$ answers with the mean of everything, a middling one with a blend of digits that fit (a *metastable* state), a
-# large one with a single memory. The patterns are centred and of equal length, so that none is favoured.
+# What does $\beta$ do? Store handwritten digits (a part of MNIST, see `data/README.md`), show the upper half of some, and
+# ask for the rest. A small $\beta$ answers with the mean of everything, a middling one with a blend of digits that fit
+# (a *metastable* state), a large one with a single memory. The patterns are centred and of equal length, so that none
+# is favoured.
 
 # %%
-raw = load_digits().data
-centre = raw.mean(0)
-digits = (raw - centre) / np.linalg.norm(raw - centre, axis=1, keepdims=True)
-stored, labels = digits[:1000], load_digits().target
-chosen = [2, 14, 23, 37, 48, 126, 207]
-half = np.where(np.arange(64) < 32, digits[chosen], 0)
-betas = (1.0, 12.0, 60.0, 400.0)
+DATA = Path(__file__).parent / "data" if "__file__" in globals() else Path("tutorials/data")
+archive = np.load(DATA / "mnist_subset.npz")
+labels, unseen_labels = archive["train_labels"], archive["test_labels"]
+images = archive["train_images"].reshape(-1, 784) / 255
+centre = images.mean(0)
+
+
+def prepared(images):
+    return (images - centre) / np.linalg.norm(images - centre, axis=1, keepdims=True)
+
+
+stored, unseen = prepared(images), prepared(archive["test_images"].reshape(-1, 784) / 255)
+chosen = [int(np.flatnonzero(labels == digit)[7]) for digit in (0, 2, 3, 4, 5, 6, 7, 9)]
+half = np.where(np.arange(784) < 392, stored[chosen], 0)
+betas = (1.0, 15.0, 60.0, 400.0)
 ends = {beta: cr.ContinuousHopfield(stored, beta).recall(half) for beta in betas}
 
-weight = {beta: np.asarray(jax.nn.softmax(beta * end.states @ stored.T)) for beta, end in ends.items()}
-blended = {beta: float(np.exp(-(w * np.log(w + 1e-30)).sum(1)).mean()) for beta, w in weight.items()}
 for beta, end in ends.items():
-    distance = np.linalg.norm(np.asarray(end.states) - digits[chosen], axis=1)
+    weight = np.asarray(jax.nn.softmax(beta * end.states @ stored.T), float)
+    blended = np.exp(-(weight * np.log(weight + 1e-300)).sum(1)).mean()
+    distance = np.linalg.norm(np.asarray(end.states) - stored[chosen], axis=1)
     print(
-        f"beta {beta:5.0f}: {blended[beta]:6.1f} memories in an answer; {int((distance < 0.05).sum())} of {len(chosen)} "
+        f"beta {beta:5.0f}: {blended:6.1f} memories in an answer; {int((distance < 0.05).sum())} of {len(chosen)} "
         f"digits restored; energies fell: {bool((np.diff(np.asarray(end.energies), axis=0) <= 1e-5).all())}"
     )
 
-figure, axes = plt.subplots(2 + len(betas), len(chosen), figsize=(8, 8.4), layout="constrained")
-rows = {"stored": digits[chosen], "shown": half} | {f"β = {beta:g}": np.asarray(e.states) for beta, e in ends.items()}
-for row, (name, images) in enumerate(rows.items()):
+figure, axes = plt.subplots(2 + len(betas), len(chosen), figsize=(8, 6.4), layout="constrained")
+scale = np.linalg.norm(images[chosen] - centre, axis=1)
+rows = {"stored": stored[chosen], "shown": half} | {f"β = {beta:g}": np.asarray(e.states) for beta, e in ends.items()}
+for row, (name, states) in enumerate(rows.items()):
     axes[row, 0].set_ylabel(name)
-    for column, image in enumerate(images):
-        ax = axes[row, column]
-        ax.imshow(image.reshape(8, 8), cmap="RdBu", vmin=-0.35, vmax=0.35)
-        ax.set(xticks=[], yticks=[])
+    for column, state in enumerate(states):
+        ax, pixels = axes[row, column], scale[column] * state + centre
         if name == "shown":
-            ax.axhline(3.5, color=INK, linewidth=1)
+            pixels = np.where(np.arange(784) < 392, pixels, 0.25)
+        ax.imshow(pixels.reshape(28, 28), cmap="Greys", vmin=0, vmax=1)
+        ax.set(xticks=[], yticks=[])
 figure.suptitle("From the upper half: the mean of all, a blend, and then one memory", x=0.01, ha="left")
 save(figure, "attention")
 
 # %% [markdown]
-# Digits that were never stored can be asked for too: the label of the retrieved blend is a classifier, the same as
-# attention with labels for values. It is the only thing here that was called learning in 1982: to remember.
+# Digits that were never stored can be asked for too. With labels for values, attention is a classifier; it has learned
+# in the way of 1982, by remembering.
 
 # %%
-one_hot = np.eye(10)[labels[:1000]]
-answers = np.asarray(cr.retrieve(stored, digits[1000:], 60.0, values=one_hot)).argmax(1)
-right = (answers == labels[1000:]).mean()
+answers = np.asarray(cr.retrieve(stored, unseen, 60.0, values=np.eye(10)[labels])).argmax(1)
+right = (answers == unseen_labels).mean()
 print(f"digits never seen, labelled by one step of retrieval: {100 * right:.1f} % right")
 
 # %%
