@@ -86,7 +86,10 @@ def necklace(x):
 
 
 ring = cr.EnergyModel(necklace, shape=2)
-start = jax.random.uniform(key, (1500, 2), minval=-3.5, maxval=3.5)
+angle, radius = jax.random.uniform(
+    key, (2, 6000), minval=jnp.array([[0.0], [0.8]]), maxval=jnp.array([[6.2832], [3.4]])
+)
+start = radius[:, None] * jnp.stack([jnp.cos(angle), jnp.sin(angle)], axis=1)
 walk = ring.walk(key, start, method=cr.MALA(0.02, steps=200), keep=True)
 print(f"MALA on the necklace accepts {100 * float(walk.acceptance.mean()):.0f} % of its steps")
 
@@ -98,7 +101,7 @@ axes[0].contourf(
 )
 axes[0].set_title("the energy")
 for ax, step in zip(axes[1:], (1, 10, 200), strict=True):
-    ax.plot(*np.asarray(walk.path[step - 1]).T, ".", color=BLUE, markersize=2, alpha=0.6)
+    ax.plot(*np.asarray(walk.path[step - 1, :1500]).T, ".", color=BLUE, markersize=2, alpha=0.6)
     ax.set_title(f"1500 chains after {step} step{'s' * (step > 1)}")
 for ax in axes:
     ax.set(xlim=(-3.5, 3.5), ylim=(-3.5, 3.5), xticks=[], yticks=[], aspect="equal")
@@ -137,9 +140,7 @@ def log_prob_on_grid(model, x):
     return -np.asarray(model.energy(x), float) - log_z, log_z
 
 
-beads = np.asarray(walk.samples)
-more = ring.walk(jax.random.key(1), jnp.asarray(np.repeat(beads, 4, axis=0)[:6000]), method=cr.MALA(0.02, steps=100))
-data, fresh = np.split(rng.permutation(np.asarray(more.samples)), [4000])
+data, fresh = np.split(np.asarray(walk.samples), [4000])
 truth = log_prob_on_grid(ring, fresh)[0].mean()
 
 untrained = cr.EnergyModel(Bowl(eqx.nn.MLP(2, "scalar", 64, 2, activation=jax.nn.silu, key=key)), shape=2)
@@ -152,7 +153,7 @@ objectives = {
 }
 if args.quick:
     del objectives["sliced"], objectives["denoising"]
-method = cr.MiniBatch(epochs=20 if args.quick else 100, batch_size=200, learning_rate=3e-3, average=0.99)
+method = cr.MiniBatch(epochs=20 if args.quick else 100, batch_size=200, learning_rate=0.03, average=0.99)
 fits = {name: untrained.fit(data, objective=o, method=method, key=key) for name, o in objectives.items()}
 
 heading("2. Log-likelihood of fresh draws, Z by a grid")
@@ -184,7 +185,7 @@ save(figure, "densities")
 # there, and says so in its status.
 
 # %%
-eager = cr.MiniBatch(epochs=20 if args.quick else 100, batch_size=200, learning_rate=0.3, average=0.99)
+eager = cr.MiniBatch(epochs=20 if args.quick else 100, batch_size=200, learning_rate=1.0, average=0.99)
 touchy = cr.LangevinPCD(cr.Langevin(0.01, steps=20), chains=2000, max_gap=20.0)
 rescued = untrained.fit(
     data, objective=touchy, method=eager, safeguard=cr.Safeguard(period=20, retries=20, slower=0.3), key=key
@@ -198,7 +199,7 @@ for name, fit in (("with retries", rescued), ("without", reckless)):
     print(f"{name:>12}: {fit.status.name}, {over} steps undone of {fit.iterations}; {score:.3f} nats")
 
 figure, ax = plt.subplots(figsize=(8.5, 3.8), layout="constrained")
-gaps = {"learning rate 0.003": fits["persistent chains"], "0.3, rescued": rescued}
+gaps = {"learning rate 0.03": fits["persistent chains"], "1.0, rescued": rescued}
 for (name, fit), colour in zip(gaps.items(), (BLUE, ORANGE), strict=True):
     ax.plot(np.clip(fit.history, -30, 30), color=colour, linewidth=1, label=name)
 ax.axhline(0, color=INK, linewidth=0.8)
@@ -238,10 +239,12 @@ class Reader(eqx.Module):
 
 reader = Reader(eqx.nn.MLP(196, 10, 128, 2, activation=jax.nn.silu, key=key))
 joint = cr.JointEnergyModel(reader, shape=196)
-epochs = 8 if args.quick else 60
-images = cr.LangevinPCD(cr.Langevin(0.02, steps=15, noise=0.05), chains=1000, penalty=1e-3, restart=0.05)
+epochs = 10 if args.quick else 60
+images = cr.LangevinPCD(
+    cr.Langevin(0.02, steps=10 if args.quick else 20, noise=0.05), chains=1000, penalty=1e-3, restart=0.05
+)
 fit = joint.fit(
-    train, classes, objective=images, method=cr.MiniBatch(epochs=epochs, batch_size=100, learning_rate=1e-3), key=key
+    train, classes, objective=images, method=cr.MiniBatch(epochs=epochs, batch_size=100, learning_rate=3e-3), key=key
 )
 model = fit.model
 right = np.mean(np.array(model.predict(test)) == archive["test_labels"])
@@ -266,11 +269,11 @@ for name, others in strangers.items():
 figure, axes = plt.subplots(3, 10, figsize=(10, 3.4), layout="constrained")
 noise = rng.normal(size=(10, 196)) * train.std(0) + train.mean(0)
 rows = [noise]
-for steps in (15, 300):
+for steps in (60, 300):
     cold = cr.Langevin(0.02, steps=steps, noise=0.02)
     ends = [model.conditional(digit).walk(key, noise[digit : digit + 1], method=cold).samples[0] for digit in range(10)]
     rows.append(np.stack(ends))
-for row, (name, pictures) in enumerate(zip(("start", "15 steps", "300 steps"), rows, strict=True)):
+for row, (name, pictures) in enumerate(zip(("start", "60 steps", "300 steps"), rows, strict=True)):
     axes[row, 0].set_ylabel(name)
     for digit in range(10):
         ax = axes[row, digit]
