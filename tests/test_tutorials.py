@@ -21,6 +21,8 @@ def test_there_are_tutorials():
         "linear_chain_crf",
         "markov_decision_processes",
         "boltzmann_machines",
+        "hopfield_memories",
+        "energy_models",
     )
     assert {f"{subject}.py" for subject in subjects} <= {path.name for path in TUTORIALS}
 
@@ -246,3 +248,67 @@ def test_the_story_of_boltzmann_machines_is_true(tmp_path):
 
     figures = ("filters", "samples", "sandwich", "completions", "repairs")
     assert {path.name for path in tmp_path.glob("boltzmann_*.png")} == {f"boltzmann_{name}.png" for name in figures}
+
+
+@pytest.mark.slow
+def test_the_story_of_hopfield_networks_is_true(tmp_path):
+    said = run_quickly("hopfield_memories.py", tmp_path)
+
+    assert "letters recalled to the last pixel: 4 of 4" in said
+    assert "the energy never rose: True" in said
+    hebb, storkey, projection = (
+        numbers(said, f"^ *{name}: letters")[:2] for name in ("Hebb", "Storkey", "pseudo-inverse")
+    )
+    assert hebb[0] < storkey[0] < projection[0] == 26
+    assert projection[1] > 20
+    pattern, mirror, mixture = (
+        numbers(said, f"^ *{name}: energy") for name in ("a pattern", "its mirror image", "majority")
+    )
+    assert pattern == mirror
+    assert pattern[0] < mixture[0]
+    hebb, storkey, projection = (
+        numbers(said, f"^ *{name}: K = ")[1::2] for name in ("Hebb", "Storkey", "pseudo-inverse")
+    )
+    assert hebb[0] > 0.95 > 0.7 > hebb[1]
+    assert storkey[1] > 0.95 > 0.7 > storkey[2]
+    assert projection == [1, 1, 1]
+    quadratic, cubic, exponential = (
+        numbers(said, rf"^ *{name}: +\d")[-1] for name in (r"n = 2 \(Hebb\)", "n = 3", "exponential")
+    )
+    assert quadratic < cubic < exponential
+    assert numbers(said, "^largest difference to")[-1] < 1e-5
+    blended = [numbers(said, rf"^beta +{beta}:")[1] for beta in (1, 15, 60, 400)]
+    assert blended[0] > 1000 > blended[1] > blended[2] >= blended[3] == 1
+    assert "8 of 8 digits restored; energies fell: True" in said
+    assert numbers(said, "^digits never seen")[0] > 85
+
+    names = ("recall", "alphabet", "capacity", "dense", "attention")
+    assert {path.name for path in tmp_path.glob("*.png")} == {f"hopfield_{name}.png" for name in names}
+
+
+@pytest.mark.slow
+def test_the_story_of_energy_models_is_true(tmp_path):
+    said = run_quickly("energy_models.py", tmp_path)
+
+    for name, variance in (("Langevin, step 0.5", 4 / 3), ("MALA, step 0.5", 1), ("HMC", 1)):
+        assert numbers(said, f"^ *{name}: variance")[-1] == pytest.approx(variance, abs=0.05)
+    gaussian, contrast, chains, truth = (
+        numbers(said, f"^ *{name}: .* nats")[0]
+        for name in ("a Gaussian", "noise contrast", "persistent chains", "the truth")
+    )
+    assert gaussian + 0.3 < contrast < truth + 0.02
+    assert gaussian + 0.7 < chains < truth + 0.02
+    learned, by_grid = numbers(said, "log Z learned")[1:]
+    assert learned == pytest.approx(by_grid, abs=0.2)
+    assert re.search("^ *with retries: ROLLED_BACK", said, flags=re.MULTILINE)
+    assert re.search("^ *without: DIVERGED", said, flags=re.MULTILINE)
+    assert numbers(said, "test digits right")[0] > 75
+    shuffled, halves, swapped = (
+        numbers(said, f"^lower energy than {name}")[0] for name in ("pixels", "upper", "black")
+    )
+    assert shuffled > 85
+    assert halves > 55
+    assert swapped > 95
+
+    figures = ("necklace", "densities", "gap", "digits", "strangers")
+    assert {path.name for path in tmp_path.glob("*.png")} == {f"energy_{name}.png" for name in figures}

@@ -37,6 +37,11 @@ _HOME = {
     "AveragedPerceptron": "learning",
     "PCD": "learning",
     "Fit": "learning",
+    "DenoisingScoreMatching": "learning",
+    "LangevinPCD": "learning",
+    "NoiseContrastive": "learning",
+    "Safeguard": "learning",
+    "SlicedScoreMatching": "learning",
     "Status": "learning",
     "Validation": "learning",
     "HMM": "models.hmm",
@@ -52,11 +57,22 @@ _HOME = {
     "neural_feature": "models.features",
     "segment_function": "models.features",
     "templates": "models.features",
+    "EnergyModel": "models.energy",
+    "JointEnergyModel": "models.joint_energy",
+    "HMC": "inference.langevin",
+    "MALA": "inference.langevin",
+    "Langevin": "inference.langevin",
+    "Hopfield": "models.hopfield",
+    "DenseMemory": "models.hopfield",
+    "ContinuousHopfield": "models.hopfield",
+    "retrieve": "models.hopfield",
     "MarkovChain": "models.markov_chain",
     "ClassificationRBM": "models.rbm",
     "DeepBeliefNetwork": "models.rbm",
     "DeepBoltzmannMachine": "models.rbm",
     "RBM": "models.rbm",
+    "Ratings": "models.ratings",
+    "Recommender": "models.recommender",
     "MDP": "models.mdp",
     "Policy": "models.policy",
     "Solution": "models.policy",
@@ -88,6 +104,7 @@ _ALIASES = {
     "criteria": "models.criteria",
     "emissions": "models.emissions",
     "features": "models.features",
+    "hopfield": "models.hopfield",
     "units": "models.rbm.units",
 }
 
@@ -101,6 +118,7 @@ if TYPE_CHECKING:
     from .graphs import bio_graph, bioes_graph
     from .graphs.factor_graph import FactorGraph
     from .graphs.transition_graph import TransitionGraph
+    from .inference.langevin import HMC, MALA, Langevin
     from .inference.planning.methods import (
         AndersonAcceleration,
         LinearProgram,
@@ -109,16 +127,37 @@ if TYPE_CHECKING:
         ValueIteration,
     )
     from .io import load, save
-    from .learning import CD, EM, LBFGS, PCD, Adam, AveragedPerceptron, Fit, MiniBatch, Status, Validation
-    from .models import criteria, emissions, features
+    from .learning import (
+        CD,
+        EM,
+        LBFGS,
+        PCD,
+        Adam,
+        AveragedPerceptron,
+        DenoisingScoreMatching,
+        Fit,
+        LangevinPCD,
+        MiniBatch,
+        NoiseContrastive,
+        Safeguard,
+        SlicedScoreMatching,
+        Status,
+        Validation,
+    )
+    from .models import criteria, emissions, features, hopfield
     from .models.crf import LinearChainCRF
     from .models.crf_objectives import Likelihood, MaxMargin, SoftmaxMargin
+    from .models.energy import EnergyModel
     from .models.features import attributes, dense, feature_function, neural_feature, segment_function, templates
     from .models.hmm import HMM, HMMPrior
+    from .models.hopfield import ContinuousHopfield, DenseMemory, Hopfield, retrieve
+    from .models.joint_energy import JointEnergyModel
     from .models.markov_chain import MarkovChain
     from .models.mdp import MDP
     from .models.policy import Policy, Solution, SolveStatus
+    from .models.ratings import Ratings
     from .models.rbm import RBM, ClassificationRBM, DeepBeliefNetwork, DeepBoltzmannMachine, units
+    from .models.recommender import Recommender
     from .models.semi_markov_crf import SemiMarkovCRF
 
 

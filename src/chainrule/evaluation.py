@@ -1,4 +1,4 @@
-"""How good predicted labels are: accuracy by token, and precision, recall and F1 by span.
+"""How good predictions are: labels by token and by span, ratings by error and by rank.
 
 A span is a stretch of tokens with a type, written as labels: B-X begins one, I-X is inside, O is outside. A predicted
 span counts as correct where the gold labels have a span of the same type from the same start to the same stop:
@@ -10,12 +10,18 @@ one that breaks its scheme: where an I-X does not go on with a span of type X, i
 only between neighbouring spans of one type, is read rightly by that rule too. What is 0/0 counts as 0, as in conlleval.
 
 Reference: Tjong Kim Sang and Buchholz, "Introduction to the CoNLL-2000 Shared Task: Chunking", CoNLL 2000.
+
+Ratings are tables (user, item) with NaN where there is none. `rating_scores` says how far predicted grades are off where
+there is one; `ranking_scores` how good the items at the top of each user's list are.
 """
 
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
+
+import numpy as np
+from jaxtyping import ArrayLike, Bool, Float
 
 Scheme = Literal["IOB", "BIOES"]
 Span = tuple[str, int, int]
@@ -190,6 +196,115 @@ def span_scores(gold: Sequence, predicted: Sequence, *, scheme: Scheme = "IOB") 
         overall=SpanScore(correct.total(), found.total(), support.total()),
         types={name: SpanScore(correct[name], found[name], support[name]) for name in sorted(support | found)},
         token_accuracy=_accuracy(pairs),
+    )
+
+
+@dataclass(frozen=True)
+class RatingScores:
+    """How far predicted grades are from those given.
+
+    Attributes:
+        rmse: the root of the mean squared error.
+        mae: the mean absolute error.
+        count: how many grades were compared.
+    """
+
+    rmse: float
+    mae: float
+    count: int
+
+
+def rating_scores(gold: Float[ArrayLike, "user item"], predicted: Float[ArrayLike, "user item"]) -> RatingScores:
+    """Compare predicted grades with those given, where there are any.
+
+    Args:
+        gold: the grades, NaN where there is none.
+        predicted: a prediction for every user and item.
+
+    Raises:
+        ValueError: tables of different shape, no grades, or a prediction that is not finite where there is one.
+
+    Example:
+        >>> import numpy as np, chainrule as cr
+        >>> cr.evaluation.rating_scores([[5.0, np.nan], [1.0, 3.0]], [[4.0, 2.0], [1.0, 3.0]])
+        RatingScores(rmse=0.5773502691896257, mae=0.3333333333333333, count=3)
+    """
+    true, guess = np.asarray(gold, float), np.asarray(predicted, float)
+    if true.shape != guess.shape:
+        raise ValueError(f"gold has shape {true.shape}, predicted {guess.shape}")
+    given = ~np.isnan(true)
+    if not given.any():
+        raise ValueError("gold has no grades to compare with")
+    if not np.isfinite(guess[given]).all():
+        place = tuple(np.argwhere(given & ~np.isfinite(guess))[0].tolist())
+        raise ValueError(f"the prediction at {place} is {guess[place]}, where there is a grade")
+    error = guess[given] - true[given]
+    return RatingScores(float(np.sqrt((error**2).mean())), float(abs(error).mean()), int(given.sum()))
+
+
+@dataclass(frozen=True)
+class RankingScores:
+    """How good the top of each user's list is, as means over the users who have anything relevant.
+
+    Attributes:
+        precision: the share of the list that is relevant.
+        recall: the share of what is relevant that is in the list.
+        ndcg: discounted gain, Σ relevant_n / log2(n + 1) by place n, over that of the best list (Järvelin and Kekäläinen
+            2002).
+        users: how many users counted.
+    """
+
+    precision: float
+    recall: float
+    ndcg: float
+    users: int
+
+
+def ranking_scores(
+    relevant: Bool[ArrayLike, "user item"],
+    scores: Float[ArrayLike, "user item"],
+    k: int = 10,
+    *,
+    candidates: Bool[ArrayLike, "user item"] | None = None,
+) -> RankingScores:
+    """Judge the k items of highest score of each user.
+
+    Args:
+        relevant: what a user should be shown, such as test ratings of four and more.
+        scores: the higher the earlier in the list; equal ones in the order of the items.
+        k: how many items a list has.
+        candidates: what may be listed: leave out what the user has rated in training.
+
+    Raises:
+        ValueError: tables of different shape, a k below one, NaN scores, or nothing relevant among the candidates.
+
+    Example:
+        >>> import chainrule as cr
+        >>> cr.evaluation.ranking_scores([[True, False, True]], [[0.9, 0.5, 0.1]], k=2).precision
+        0.5
+    """
+    good, value = np.asarray(relevant, bool), np.asarray(scores, float)
+    allowed = np.ones(good.shape, bool) if candidates is None else np.asarray(candidates, bool)
+    if good.ndim != 2 or not good.shape == value.shape == allowed.shape:
+        raise ValueError(f"relevant, scores and candidates have shapes {good.shape}, {value.shape}, {allowed.shape}")
+    if k < 1:
+        raise ValueError(f"k is {k}; a list has at least one item")
+    if np.isnan(value[allowed]).any():
+        raise ValueError(f"the score at {tuple(np.argwhere(allowed & np.isnan(value))[0].tolist())} is NaN")
+    good = good & allowed
+    users = good.any(1)
+    if not users.any():
+        raise ValueError("no user has anything relevant among the candidates")
+    listed = np.argsort(-np.where(allowed, value, -np.inf), axis=1, kind="stable")[users, :k]
+    hits = np.take_along_axis(good[users], listed, axis=1)
+    discount = 1 / np.log2(np.arange(2, hits.shape[1] + 2))
+    total = good[users].sum(1)
+    best = np.cumsum(discount)[np.minimum(total, hits.shape[1]) - 1]
+    return RankingScores(
+        float((hits.sum(1) / k).mean()),
+        float((hits.sum(1) / total).mean()),
+        float(((hits * discount).sum(1) / best).mean()),
+        int(users.sum()),
     )
 
 

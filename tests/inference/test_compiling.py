@@ -33,7 +33,9 @@ def test_inside_and_outside_of_other_programs(jit):
     assert float(jax.lax.map(roots, X[None])[0]) == pytest.approx(wanted, rel=1e-6)
     np.testing.assert_allclose(jax.vmap(roots)(jnp.stack([X, 4 * X])), [wanted, 2 * wanted], rtol=1e-6)
     np.testing.assert_allclose(jax.grad(roots)(X), 0.5 / jnp.sqrt(X), rtol=1e-6)
-    assert float(jax.jit(lambda: roots(X))()) == pytest.approx(wanted, rel=1e-6)  # no argument is traced, the program is
+    assert float(jax.jit(lambda: roots(X))()) == pytest.approx(
+        wanted, rel=1e-6
+    )  # no argument is traced, the program is
 
 
 def test_static_arguments_and_counting():

@@ -17,6 +17,10 @@ class Status(enum.Enum):
         "ended with a state that explains next to nothing, or with a variance at its floor: use fewer states, a prior, "
         "or more restarts"
     )
+    ROLLED_BACK = (
+        "diverged on the way, went back to the last good parameters and on with shorter steps: a lower learning rate, more "
+        "steps of the chains or a penalty would spare the detour"
+    )
     DIVERGED = "the objective became NaN or infinite: lower the learning rate, add a prior, or check the data"
     STALLED = (
         "stopped where no step along the gradient improves the objective: check the derivatives of a custom emission, "

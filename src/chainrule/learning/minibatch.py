@@ -175,32 +175,41 @@ def descend(
 
     To be called inside `jax.jit`. Returns where the descent is then, and the loss before each step.
     """
-    solver = _solver(method)
 
     def body(state, rows):
-        parameters, inner, mean, step = state
-        value, gradient = jax.value_and_grad(loss)(parameters, rows, jax.random.fold_in(key, step))
-        norm = jnp.sqrt(sum(jnp.vdot(g, g) for g in jax.tree.leaves(gradient)))
-        shorten = jnp.minimum(1, pace.clip / jnp.maximum(norm, jnp.finfo(norm.dtype).tiny))
-        gradient = jax.tree.map(lambda g: g * shorten.astype(g.dtype), gradient)
-        now = step.astype(pace.rate.dtype)
-        with jax.numpy_dtype_promotion("standard"):  # optax counts steps in integers and multiplies them with floats
-            update, inner = solver.update(gradient, inner, parameters)
-            factor = None if method.schedule is None else jnp.asarray(method.schedule(now / pace.per_epoch), now.dtype)
-        if method.optimiser is None:
-            factor = 1 - (1 - pace.decay) * now / pace.steps if factor is None else factor
-            factor = -pace.rate * factor
-        if factor is not None:
-            update = jax.tree.map(lambda u: factor.astype(u.dtype) * u, update)
-        parameters = jax.tree.map(lambda p, u: p + u.astype(p.dtype), parameters, update)
-        if mean is not None:
-            share = jnp.maximum(1 - pace.average, 1 / (now + 1))  # the first steps are averaged evenly
-            mean = jax.tree.map(lambda m, p: m + (p - m) * share.astype(p.dtype), mean, parameters)
-        step = step + 1
-        progress.report(token, step, -value, last=step == pace.steps.astype(step.dtype))
-        return Descent(parameters, inner, mean, step), value
+        value, gradient = jax.value_and_grad(loss)(state.parameters, rows, jax.random.fold_in(key, state.step))
+        state, _ = take_step(state, gradient, method, pace)
+        progress.report(token, state.step, -value, last=state.step == pace.steps.astype(state.step.dtype))
+        return state, value
 
     return lax.scan(body, state, jnp.asarray(order))
+
+
+def take_step(
+    state: Descent, gradient: Any, method: MiniBatch, pace: Pace, *, scale: Any = None
+) -> tuple[Descent, Float[Array, ""]]:
+    """Move along a gradient, `scale` times as far as the method says; the gradient's norm before it was clipped, too."""
+    solver = _solver(method)
+    parameters, inner, mean, step = state
+    norm = jnp.sqrt(sum(jnp.vdot(g, g) for g in jax.tree.leaves(gradient)))
+    shorten = jnp.minimum(1, pace.clip / jnp.maximum(norm, jnp.finfo(norm.dtype).tiny))
+    gradient = jax.tree.map(lambda g: g * shorten.astype(g.dtype), gradient)
+    now = step.astype(pace.rate.dtype)
+    with jax.numpy_dtype_promotion("standard"):  # optax counts steps in integers and multiplies them with floats
+        update, inner = solver.update(gradient, inner, parameters)
+        factor = None if method.schedule is None else jnp.asarray(method.schedule(now / pace.per_epoch), now.dtype)
+    if method.optimiser is None:
+        factor = 1 - (1 - pace.decay) * now / pace.steps if factor is None else factor
+        factor = -pace.rate * factor
+    if scale is not None:
+        factor = scale if factor is None else factor * scale
+    if factor is not None:
+        update = jax.tree.map(lambda u: factor.astype(u.dtype) * u, update)
+    parameters = jax.tree.map(lambda p, u: p + u.astype(p.dtype), parameters, update)
+    if mean is not None:
+        share = jnp.maximum(1 - pace.average, 1 / (now + 1))  # the first steps are averaged evenly
+        mean = jax.tree.map(lambda m, p: m + (p - m) * share.astype(p.dtype), mean, parameters)
+    return Descent(parameters, inner, mean, step + 1), norm
 
 
 def _solver(method: MiniBatch):
