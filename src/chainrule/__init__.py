@@ -25,6 +25,7 @@ __version__ = "0.1.0"
 # public name -> the module that defines it
 _HOME = {
     "Chain": "forms.chain",
+    "Pairwise": "forms.pairwise",
     "Sequences": "forms.sequences",
     "Transitions": "forms.transitions",
     "FactorGraph": "graphs.factor_graph",
@@ -85,6 +86,7 @@ __all__ = sorted([*_HOME, *_MODULES, *_ALIASES])  # noqa: PLE0605
 if TYPE_CHECKING:
     from . import bayes, evaluation, forms, graphs, inference, io, learning, models, neural, plotting, rl
     from .forms.chain import Chain
+    from .forms.pairwise import Pairwise
     from .forms.sequences import Sequences
     from .forms.transitions import Transitions
     from .graphs import bio_graph, bioes_graph
