@@ -31,6 +31,8 @@ _HOME = {
     "FactorGraph": "graphs.factor_graph",
     "TransitionGraph": "graphs.transition_graph",
     "EM": "learning",
+    "CD": "learning",
+    "PCD": "learning",
     "Adam": "learning",
     "LBFGS": "learning",
     "MiniBatch": "learning",
@@ -38,6 +40,7 @@ _HOME = {
     "Fit": "learning",
     "Status": "learning",
     "Validation": "learning",
+    "BoltzmannMachine": "models.boltzmann",
     "HMM": "models.hmm",
     "HMMPrior": "models.hmm",
     "LinearChainCRF": "models.crf",
@@ -100,8 +103,9 @@ if TYPE_CHECKING:
         ValueIteration,
     )
     from .io import load, save
-    from .learning import EM, LBFGS, Adam, AveragedPerceptron, Fit, MiniBatch, Status, Validation
+    from .learning import CD, EM, LBFGS, PCD, Adam, AveragedPerceptron, Fit, MiniBatch, Status, Validation
     from .models import criteria, emissions, features
+    from .models.boltzmann import BoltzmannMachine
     from .models.crf import LinearChainCRF
     from .models.crf_objectives import Likelihood, MaxMargin, SoftmaxMargin
     from .models.features import attributes, dense, feature_function, neural_feature, segment_function, templates
