@@ -25,6 +25,7 @@ __version__ = "0.1.0"
 # public name -> the module that defines it
 _HOME = {
     "Chain": "forms.chain",
+    "Pairwise": "forms.pairwise",
     "Sequences": "forms.sequences",
     "Transitions": "forms.transitions",
     "FactorGraph": "graphs.factor_graph",
@@ -44,6 +45,7 @@ _HOME = {
     "SlicedScoreMatching": "learning",
     "Status": "learning",
     "Validation": "learning",
+    "BoltzmannMachine": "models.boltzmann",
     "HMM": "models.hmm",
     "HMMPrior": "models.hmm",
     "LinearChainCRF": "models.crf",
@@ -113,6 +115,7 @@ __all__ = sorted([*_HOME, *_MODULES, *_ALIASES])  # noqa: PLE0605
 if TYPE_CHECKING:
     from . import bayes, evaluation, forms, graphs, inference, io, learning, models, neural, plotting, rl
     from .forms.chain import Chain
+    from .forms.pairwise import Pairwise
     from .forms.sequences import Sequences
     from .forms.transitions import Transitions
     from .graphs import bio_graph, bioes_graph
@@ -145,6 +148,7 @@ if TYPE_CHECKING:
         Validation,
     )
     from .models import criteria, emissions, features, hopfield
+    from .models.boltzmann import BoltzmannMachine
     from .models.crf import LinearChainCRF
     from .models.crf_objectives import Likelihood, MaxMargin, SoftmaxMargin
     from .models.energy import EnergyModel

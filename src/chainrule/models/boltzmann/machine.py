@@ -1,0 +1,338 @@
+"""Boltzmann machines: a probability for every state of two-valued variables on a graph.
+
+    p(x) = exp(−E(x)) / Z,      E(x) = −Σ_{edges ij} w_ij x_i x_j − Σ_i b_i x_i − constant,
+
+x_i ∈ {0, 1}, or {−1, 1} for Ising models. Some nodes may be hidden: the machine then is a distribution over the visible
+ones, p(v) = Σ_h p(v, h). (Ackley, Hinton and Sejnowski 1985, A learning algorithm for Boltzmann machines.)
+"""
+
+from collections.abc import Hashable, Iterable, Mapping
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import networkx as nx
+import numpy as np
+from jaxtyping import Array, Float, Int, Key
+
+from ...forms.pairwise import Pairwise
+from ...graphs.couplings import Couplings, compile_edges, read_graph
+from ...graphs.factor_graph import FactorGraph
+from ...graphs.labels import lookup
+from ...inference import annealing
+from ...inference.mean_field import MeanField, mean_field
+from ...learning.fit import Fit
+from . import exact, learning
+from .data import as_rows, as_state
+
+
+class BoltzmannMachine(eqx.Module):
+    """A Boltzmann machine on any graph; make one with `from_graph`.
+
+    Attributes:
+        bias: b, shape (node,), in the order of `nodes`.
+        weights: w of each edge, shape (edge,).
+        constant: what every score −E is shifted by; it does not change probabilities.
+        couplings: which nodes the edges join, compiled: colours, order and layout.
+        nodes: names of the nodes.
+        hidden: names of the nodes that data say nothing of.
+        states: the two values of every node, (0, 1) or (−1, 1).
+
+    Example:
+        >>> import chainrule as cr, jax, networkx as nx
+        >>> graph = nx.Graph([("a", "b", {"weight": 1.0}), ("b", "c", {"weight": -2.0})])
+        >>> machine = cr.BoltzmannMachine.from_graph(graph, states=(-1, 1))
+        >>> machine
+        BoltzmannMachine(3 nodes, 2 edges, states (-1, 1))
+        >>> machine.sample(jax.random.key(0), 5).shape
+        (5, 3)
+        >>> machine.energy([1, 1, -1]).item()
+        -3.0
+    """
+
+    bias: Float[Array, " node"]
+    weights: Float[Array, " edge"]
+    constant: Float[Array, ""]
+    couplings: Couplings
+    nodes: tuple[Hashable, ...] = eqx.field(static=True)
+    hidden: tuple[Hashable, ...] = eqx.field(static=True)
+    states: tuple[int, int] = eqx.field(static=True)
+
+    def __check_init__(self):
+        if self.states not in ((0, 1), (-1, 1)):
+            raise ValueError(f"states are {self.states!r}; wanted (0, 1) or (-1, 1)")
+        for name, size in (("bias", len(self.nodes)), ("weights", self.couplings.ends.shape[1])):
+            if getattr(self, name).shape != (size,):
+                raise ValueError(f"{name} has shape {getattr(self, name).shape}; this graph asks for ({size},)")
+
+    @classmethod
+    def from_graph(
+        cls, graph: nx.Graph, *, states: tuple[int, int] = (0, 1), hidden: Iterable[Hashable] | None = None
+    ) -> "BoltzmannMachine":
+        """The machine that a graph describes.
+
+        Args:
+            graph: nodes may carry `bias`, edges `weight` (0 where left out); positive weights make nodes agree. Nodes may
+                carry `hidden=True`, the graph itself `states` and `constant`, as `graph()` writes them.
+            states: (0, 1) or (−1, 1).
+            hidden: names of hidden nodes, instead of the attribute.
+
+        Raises:
+            ValueError: a directed graph or multigraph, a self-loop, a bias or weight that is not finite, an unknown hidden
+                node, or no visible one.
+        """
+        edges = read_graph(graph)
+        states = tuple(graph.graph.get("states", states))
+        if hidden is None:
+            hidden = tuple(node for node, flag in graph.nodes(data="hidden", default=False) if flag)
+        hidden = tuple(hidden)
+        known = dict.fromkeys(edges.labels)
+        for name in hidden:
+            lookup("hidden node", name, known)
+        if len(set(hidden)) == len(edges.labels):
+            raise ValueError("all nodes are hidden; data have to show some")
+        return cls(
+            jnp.asarray(edges.bias, float),
+            jnp.asarray(edges.weights, float),
+            jnp.asarray(graph.graph.get("constant", 0.0), float),
+            compile_edges(len(edges.labels), edges.ends),
+            edges.labels,
+            hidden,
+            states,
+        )
+
+    @classmethod
+    def random(
+        cls,
+        key: Key[Array, ""],
+        graph: nx.Graph,
+        *,
+        scale: float = 0.01,
+        states: tuple[int, int] = (0, 1),
+        hidden: Iterable[Hashable] | None = None,
+    ) -> "BoltzmannMachine":
+        """The graph's edges with weights drawn from N(0, scale²) and no biases: where a fit may begin."""
+        machine = cls.from_graph(nx.Graph(graph.edges) if not len(graph) else graph, states=states, hidden=hidden)
+        drawn = scale * jax.random.normal(key, machine.weights.shape, machine.weights.dtype)
+        return eqx.tree_at(lambda m: (m.weights, m.bias), machine, (drawn, jnp.zeros_like(machine.bias)))
+
+    @classmethod
+    def from_factor_graph(cls, graph: FactorGraph, *, hidden: Iterable[Hashable] = ()) -> "BoltzmannMachine":
+        """The machine over bits, 0 for a variable's first state, of a factor graph of pairs.
+
+        A table of a pair is t₀₀ + (t₁₀ − t₀₀) x + (t₀₁ − t₀₀) x′ + (t₁₁ − t₁₀ − t₀₁ + t₀₀) x x′, so that nothing is lost.
+
+        Raises:
+            ValueError: a variable with other than two states, a factor of more than two variables or with −inf, for which
+                `FactorGraph.sample` draws as well.
+        """
+        pairs = nx.Graph(constant=0.0)
+        for name, values in graph.variables.items():
+            if len(values) != 2:
+                raise ValueError(
+                    f"variable {name!r} has {len(values)} states, a node has two; FactorGraph.sample takes any"
+                )
+            pairs.add_node(name, bias=0.0)
+        for name, (scope, table) in graph.factors.items():
+            if len(scope) > 2 or not np.isfinite(table).all():
+                raise ValueError(
+                    f"factor {name!r} is of {len(scope)} variables or holds -inf; a machine has finite ones of at most "
+                    "two, FactorGraph.sample takes any"
+                )
+            zero = float(table[(0,) * table.ndim])
+            pairs.graph["constant"] += zero
+            for place, variable in enumerate(scope):
+                one = tuple(int(q == place) for q in range(len(scope)))
+                pairs.nodes[variable]["bias"] += float(table[one]) - zero
+            if len(scope) == 2:
+                weight = float(table[1, 1] - table[1, 0] - table[0, 1] + table[0, 0])
+                before = pairs[scope[0]][scope[1]]["weight"] if pairs.has_edge(*scope) else 0.0
+                pairs.add_edge(*scope, weight=before + weight)
+        return cls.from_graph(pairs, hidden=hidden)
+
+    def graph(self) -> nx.Graph:
+        """The machine as a networkx graph, which `from_graph` reads back."""
+        graph = nx.Graph(states=self.states, constant=float(self.constant))
+        hidden = set(self.hidden)
+        for name, bias in zip(self.nodes, np.asarray(self.bias).tolist(), strict=True):
+            graph.add_node(name, bias=bias, **({"hidden": True} if name in hidden else {}))
+        for u, v, w in zip(*np.asarray(self.couplings.ends).tolist(), np.asarray(self.weights).tolist(), strict=True):
+            graph.add_edge(self.nodes[u], self.nodes[v], weight=w)
+        return graph
+
+    def factor_graph(self) -> FactorGraph:
+        """The machine as a factor graph: a table for each node, edge and the constant."""
+        values = np.array(self.states, float)
+        factors: dict[Any, Any] = {"constant": ((), float(self.constant))}
+        for name, bias in zip(self.nodes, np.asarray(self.bias, float), strict=True):
+            factors["bias", name] = ((name,), bias * values)
+        for u, v, w in zip(*np.asarray(self.couplings.ends), np.asarray(self.weights, float), strict=True):
+            pair = (self.nodes[u], self.nodes[v])
+            factors["weight", *pair] = (pair, w * np.outer(values, values))
+        return FactorGraph(dict.fromkeys(self.nodes, self.states), factors)
+
+    @property
+    def num_nodes(self) -> int:
+        """How many nodes there are, hidden ones included."""
+        return len(self.nodes)
+
+    @property
+    def visible(self) -> tuple[Hashable, ...]:
+        """Names of the nodes that data show, in order: the columns of data."""
+        hidden = set(self.hidden)
+        return tuple(name for name in self.nodes if name not in hidden)
+
+    @property
+    def form(self) -> Pairwise:
+        """The machine as what the engines work with, its nodes in the order of `couplings`."""
+        return learning.form(self.couplings, self.bias, self.weights, self.constant, spins=self.states[0] < 0)
+
+    def energy(self, x) -> Float[Array, "*row"]:
+        """E of states of all nodes, hidden ones included, in the order of `nodes`: one (node,) or several (row, node)."""
+        x, single = as_rows(x, self.num_nodes, self.states, "nodes")
+        found = learning.energy(self.form, jnp.asarray(x)[:, self.couplings.order].T)
+        return found[0] if single else found
+
+    def log_partition(self) -> Float[Array, ""]:
+        """Log Z by enumeration.
+
+        Raises:
+            ValueError: more than 20 nodes; `annealed_log_partition` estimates it with error bars.
+        """
+        self._tiny("log Z")
+        return exact.log_partition(self.form)
+
+    def log_prob(self, data) -> Float[Array, "*row"]:
+        """Log p of visible values, one row or several, exactly; differentiable by the parameters.
+
+        Raises:
+            ValueError: more than 20 nodes; values other than `states`.
+        """
+        self._tiny("a probability")
+        rows, single = as_rows(data, len(self.visible), self.states, "visible nodes")
+        found = exact.log_prob(self.form, rows, self._shown())
+        return found[0] if single else found
+
+    def annealed_log_partition(
+        self, key: Key[Array, ""], *, chains: int = 100, stops: int = 1000, burn: int = 1000
+    ) -> annealing.Sandwich:
+        """Estimate log Z by annealed importance sampling, from below and from above.
+
+        Args:
+            key: random key of any implementation.
+            chains: walks each way.
+            stops: temperatures on the way from independent fair coins to the machine.
+            burn: sweeps to the samples of the machine from which the walk back begins.
+        """
+        return learning.sandwich(key, self.form, chains, jnp.linspace(0, 1, stops + 1, dtype=self.bias.dtype), burn)
+
+    def sample(
+        self,
+        key: Key[Array, ""],
+        num_samples: int | None = None,
+        *,
+        sweeps: int = 100,
+        beta: float = 1.0,
+        given: Mapping[Hashable, int] | None = None,
+    ) -> Int[Array, "*sample node"]:
+        """Draw states of all nodes: as many chains, each after `sweeps` sweeps from a random start.
+
+        Args:
+            key: random key; on CPUs `jax.random.key(seed, impl="philox2x32")` is fastest.
+            num_samples: how many; None gives one without an axis of samples.
+            sweeps: how long every chain runs. Chains of strongly coupled machines forget their start slowly.
+            beta: inverse temperature: samples are of p^β.
+            given: values of some nodes, by their names, that are held.
+
+        Raises:
+            ValueError: an unknown node, a value other than `states`, or fewer than one sample or sweep.
+        """
+        count = 1 if num_samples is None else num_samples
+        if count < 1 or sweeps < 1:
+            raise ValueError(f"num_samples is {count} and sweeps {sweeps}; at least one of each is needed")
+        clamp, values = as_state(given or {}, self.nodes, self.states)
+        if not clamp.any():
+            clamp = None
+        elif clamp is not None:
+            order = np.asarray(self.couplings.order)
+            clamp, values = jnp.asarray(clamp[order])[:, None], jnp.asarray(values[order])[:, None]
+        drawn = learning.fresh(key, self.form, count, sweeps, beta, clamp, values)
+        drawn = drawn[self.couplings.rank].T
+        return drawn[0] if num_samples is None else drawn
+
+    def complete(self, key: Key[Array, ""], values, *, known, sweeps: int = 100) -> Array:
+        """Draw what is not known of rows of visible values, given what is; known entries stay bit for bit.
+
+        Args:
+            key: random key.
+            values: one row (visible,) or several (row, visible); entries that are not known may hold anything.
+            known: true where an entry is known, of the same shape or one row for all.
+            sweeps: how long to draw.
+        """
+        values = jnp.asarray(values)
+        known = jnp.broadcast_to(jnp.asarray(known, bool), values.shape)
+        filled, single = as_rows(
+            jnp.where(known, values, self.states[0]), len(self.visible), self.states, "visible nodes"
+        )
+        found = learning.complete(key, self.form, filled, known.reshape(filled.shape), self._shown(), sweeps)
+        found = jnp.where(known, values, (found[0] if single else found).astype(values.dtype))
+        return found
+
+    def mean_field(
+        self, *, given: Mapping[Hashable, int] | None = None, key: Key[Array, ""] | None = None
+    ) -> MeanField:
+        """Independent approximations to the marginals, with a lower bound on log Z.
+
+        Args:
+            given: values of some nodes that are held.
+            key: draws the means to begin with; without one they begin slightly above the middle.
+
+        Returns:
+            `MeanField`, its means of one column in the order of `nodes`.
+        """
+        clamp, values = as_state(given or {}, self.nodes, self.states)
+        middle = sum(self.states) / 2
+        start = np.full(self.num_nodes, middle + 0.01)
+        if key is not None:
+            start = middle + np.asarray(jax.random.uniform(key, (self.num_nodes,), minval=-0.5, maxval=0.5), float)
+        order = np.asarray(self.couplings.order)
+        start = jnp.asarray(np.where(clamp, values, start)[order], self.bias.dtype)[:, None]
+        found = mean_field(start, self.form, 1.0, jnp.asarray(clamp[order])[:, None])
+        return eqx.tree_at(lambda f: f.means, found, found.means[self.couplings.rank])
+
+    def fit(self, data, *, method: Any = None, key: Key[Array, ""] | None = None, progress: bool = False) -> Fit:
+        """Fit biases and weights to rows of visible values.
+
+        Args:
+            data: shape (row, visible), of values in `states`.
+            method: `LBFGS()`, which climbs the exact likelihood of up to 20 nodes, or `PCD()`. By default the first where
+                it can be.
+            key: needed by `PCD`.
+            progress: whether to show a bar.
+
+        Returns:
+            `Fit`. Its `log_prob` is NaN where the machine is too large for an exact one; its history holds the likelihood
+            under `LBFGS`, and under `PCD` the mean log pseudo-likelihood of each epoch's last batch.
+
+        Raises:
+            ValueError: data that are not such rows, a method that does not fit, or no key for `PCD`.
+        """
+        return learning.fit(self, data, method, key, progress=progress)
+
+    def _shown(self):
+        """The form's number of each visible node, then of each hidden one."""
+        hidden = set(self.hidden)
+        last = np.array([name in hidden for name in self.nodes])
+        return self.couplings.rank[np.argsort(last, kind="stable")]
+
+    def _tiny(self, what):
+        if self.num_nodes > exact.MOST:
+            raise ValueError(
+                f"{what} of {self.num_nodes} nodes would need 2^{self.num_nodes} states; enumeration stops at "
+                f"{exact.MOST}, annealed_log_partition(key) estimates log Z of larger machines"
+            )
+
+    def __repr__(self):
+        hidden = f", {len(self.hidden)} hidden" if self.hidden else ""
+        return f"BoltzmannMachine({self.num_nodes} nodes{hidden}, {len(self.weights)} edges, states {self.states})"

@@ -1,0 +1,183 @@
+"""Boltzmann machines on graphs: energies, probabilities, samples and fits against enumeration."""
+
+import itertools
+
+import jax
+import jax.numpy as jnp
+import networkx as nx
+import numpy as np
+import pairwise_cases as cases
+import pytest
+
+import chainrule as cr
+
+KEY = jax.random.key(0, impl="philox2x32")
+
+
+def a_graph(**hidden) -> nx.Graph:
+    """A kite with a tail, its names no numbers, its nodes not in the order of their colours."""
+    graph = nx.Graph()
+    for name, bias in zip("edcba", (0.3, -0.5, 0.2, 0.0, -0.2), strict=True):
+        graph.add_node(name, bias=bias)
+    for pair, weight in zip(("ab", "bc", "ca", "cd", "de"), (1.0, -0.7, 0.5, 0.9, -1.2), strict=True):
+        graph.add_edge(*pair, weight=weight)
+    return graph
+
+
+def every_state(states, count=5):
+    return np.array(list(itertools.product(states, repeat=count)))
+
+
+@pytest.mark.parametrize("states", [(0, 1), (-1, 1)])
+def test_energies_and_probabilities_are_those_of_the_factor_graph(states):
+    machine = cr.BoltzmannMachine.from_graph(a_graph(), states=states)
+    assert machine.visible == machine.nodes == tuple("edcba")
+    table = machine.factor_graph().enumerate()
+    x = every_state(states)
+    scores = [machine.factor_graph().log_score(dict(zip(machine.nodes, row.tolist(), strict=True))) for row in x]
+    np.testing.assert_allclose(machine.energy(x), -np.array(scores), atol=1e-5)
+    assert float(machine.log_partition()) == pytest.approx(table.log_partition, abs=1e-5)
+    np.testing.assert_allclose(machine.log_prob(x), table.log_joint.ravel(), atol=1e-5)
+    assert machine.log_prob(x[3]).shape == machine.energy(x[3]).shape == ()
+
+
+def test_hidden_nodes_are_summed_out():
+    machine = cr.BoltzmannMachine.from_graph(a_graph(), hidden=("d", "a"))
+    assert machine.visible == ("e", "c", "b")
+    x = every_state((0, 1), 3)
+    wanted = np.log(machine.factor_graph().enumerate().marginal(*machine.visible).ravel())
+    np.testing.assert_allclose(machine.log_prob(x), wanted, atol=1e-5)
+    assert float(jnp.exp(machine.log_prob(x)).sum()) == pytest.approx(1, abs=1e-5)
+
+
+def test_graph_and_back():
+    machine = cr.BoltzmannMachine.from_graph(a_graph(), states=(-1, 1), hidden=["c"])
+    again = cr.BoltzmannMachine.from_graph(machine.graph())
+    assert (again.nodes, again.hidden, again.states) == (machine.nodes, machine.hidden, machine.states)
+    for leaf, other in zip(jax.tree.leaves(machine), jax.tree.leaves(again), strict=True):
+        np.testing.assert_array_equal(leaf, other)
+
+
+def test_samples_are_distributed_as_enumeration_says():
+    machine = cr.BoltzmannMachine.from_graph(a_graph())
+    drawn = np.asarray(machine.sample(KEY, 20_000, sweeps=50))
+    assert drawn.shape == (20_000, 5)
+    assert drawn.dtype == np.int8
+    counts = np.bincount(drawn @ (2 ** np.arange(5)[::-1]), minlength=32)
+    assert cases.chi_square(counts, np.exp(machine.log_prob(every_state((0, 1))))) > 1e-3
+    held = np.asarray(machine.sample(KEY, 20_000, sweeps=50, given={"c": 1, "e": 0}))
+    assert (held[:, 2] == 1).all()
+    assert (held[:, 0] == 0).all()
+    joint = np.exp(np.asarray(machine.log_prob(every_state((0, 1))))).reshape((2,) * 5)[0, :, 1]
+    counts = np.bincount(held[:, [1, 3, 4]] @ [4, 2, 1], minlength=8)
+    assert cases.chi_square(counts, (joint / joint.sum()).ravel()) > 1e-3
+    assert machine.sample(KEY).shape == (5,)
+
+
+def test_completion_leaves_what_is_known_bit_for_bit():
+    machine = cr.BoltzmannMachine.from_graph(a_graph(), hidden=["a"])
+    rng = np.random.default_rng(0)
+    values = rng.integers(0, 2, (4000, 4)).astype(np.float32)
+    known = rng.random((4000, 4)) < 0.6
+    corrupt = np.where(known, values, np.nan).astype(np.float32)
+    found = np.asarray(machine.complete(KEY, corrupt, known=known))
+    assert found.dtype == np.float32
+    assert (found[known].view(np.int32) == values[known].view(np.int32)).all()
+    assert set(np.unique(found)) == {0.0, 1.0}
+    first = known[:, 0] & ~known[:, 1:].any(1)  # only e known: compare with p(d, c, b | e)
+    joint = np.exp(np.asarray(machine.log_prob(every_state((0, 1), 4)))).reshape(2, 8)
+    for value in (0, 1):
+        rows = found[first & (values[:, 0] == value)]
+        counts = np.bincount((rows[:, 1:] @ [4, 2, 1]).astype(int), minlength=8)
+        assert cases.chi_square(counts, joint[value] / joint[value].sum()) > 1e-3
+
+
+def test_mean_field_bounds_log_z_and_is_exact_without_couplings():
+    machine = cr.BoltzmannMachine.from_graph(a_graph(), states=(-1, 1))
+    found = machine.mean_field()
+    assert bool(found.converged)
+    assert float(found.bound[0]) <= float(machine.log_partition())
+    free = cr.BoltzmannMachine.from_graph(nx.create_empty_copy(a_graph()))
+    found = free.mean_field(key=jax.random.key(1))
+    assert float(found.bound[0]) == pytest.approx(float(free.log_partition()), abs=1e-5)
+    np.testing.assert_allclose(found.means[:, 0], 1 / (1 + np.exp(-np.asarray(free.bias))), atol=1e-5)
+    held = free.mean_field(given={"b": 1})
+    assert held.means[3, 0] == 1
+
+
+def test_the_exact_fit_finds_the_distribution_and_its_gradient_vanishes():
+    truth = cr.BoltzmannMachine.from_graph(a_graph(), states=(-1, 1))
+    x = every_state((-1, 1))
+    rows = np.repeat(x, np.round(2000 * np.exp(np.asarray(truth.log_prob(x)))).astype(int), axis=0)
+    fit = cr.BoltzmannMachine.random(jax.random.key(1), a_graph(), states=(-1, 1)).fit(rows)
+    assert fit.status is cr.Status.CONVERGED
+    np.testing.assert_allclose(fit.model.weights, truth.weights, atol=0.03)
+    np.testing.assert_allclose(fit.model.bias, truth.bias, atol=0.03)
+    assert fit.log_prob == pytest.approx(float(fit.model.log_prob(rows).sum()), rel=1e-5)
+    assert (np.diff(fit.history) > -1e-2).all()
+    # moments of the data are those of the machine (Ackley et al. 1985)
+    p = np.exp(np.asarray(fit.model.log_prob(x), float))
+    np.testing.assert_allclose(x.T @ p, rows.mean(0), atol=2e-3)
+
+
+def test_hidden_nodes_are_fitted_too():
+    truth = cr.BoltzmannMachine.from_graph(a_graph(), hidden=["c"])
+    rows = np.asarray(truth.sample(KEY, 2000))[:, [0, 1, 3, 4]]
+    fit = cr.BoltzmannMachine.random(jax.random.key(3), a_graph(), scale=0.5, hidden=["c"]).fit(rows)
+    assert fit.log_prob >= float(truth.log_prob(rows).sum())
+
+
+@pytest.mark.parametrize("hidden", [(), ("c",)])
+def test_pcd_comes_near_the_exact_fit_and_compiles_once(hidden):
+    truth = cr.BoltzmannMachine.from_graph(a_graph(), hidden=hidden)
+    shown = [i for i, name in enumerate(truth.nodes) if name not in hidden]
+    rows = np.asarray(truth.sample(KEY, 2000))[:, shown]
+    start = cr.BoltzmannMachine.random(jax.random.key(3), a_graph(), scale=0.5, hidden=hidden)
+    method = cr.PCD(epochs=60, learning_rate=0.1, batch_size=200, chains=200)
+    fit = start.fit(rows, method=method, key=KEY)
+    best = start.fit(rows)
+    assert best.log_prob - fit.log_prob < 0.01 * len(rows)
+    assert fit.status is cr.Status.MAX_ITERATIONS
+    assert fit.history.shape == (60,)
+    from chainrule.models.boltzmann import learning
+
+    before = learning._run._cache_size()
+    start.fit(rows[::-1], method=cr.PCD(epochs=60, learning_rate=0.2, batch_size=200, chains=200, sweeps=2), key=KEY)
+    assert learning._run._cache_size() == before
+
+
+def test_annealing_brackets_log_z():
+    machine = cr.BoltzmannMachine.from_graph(nx.grid_2d_graph(4, 4, periodic=True), states=(-1, 1))
+    machine = type(machine)(
+        machine.bias, 0.44 + 0 * machine.weights, machine.constant, machine.couplings, machine.nodes, (), (-1, 1)
+    )
+    wanted = cases.TORUS[4, 0.44][0]
+    found = machine.annealed_log_partition(KEY, chains=200, stops=200, burn=300)
+    assert abs(found.lower - wanted) < 4 * found.lower_error
+    assert abs(found.upper - wanted) < 4 * found.upper_error
+    assert found.gap < 0.3
+    assert float(machine.log_partition()) == pytest.approx(wanted, abs=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda m: m.log_prob([[0, 1, 2, 0, 1]]), r"values\[0, 2\] is 2; values are 0 or 1"),
+        (lambda m: m.log_prob([0.0, np.nan, 0, 0, 0]), "is nan"),
+        (lambda m: m.log_prob([0, 1]), r"shape \(2,\)"),
+        (lambda m: m.sample(KEY, given={"z": 1}), "unknown node 'z'"),
+        (lambda m: m.sample(KEY, given={"a": 3}), "'a' is given 3"),
+        (lambda m: m.sample(KEY, 0), "at least one"),
+        (lambda m: m.fit(np.zeros((0, 5))), "no rows"),
+        (lambda m: m.fit(np.zeros((3, 5)), method=cr.EM()), "not by EM"),
+        (lambda m: m.fit(np.zeros((3, 5)), method=cr.PCD()), "key"),
+        (lambda m: m.fit(np.zeros((3, 5)), method=cr.PCD(temperatures=2), key=KEY), "temperatures"),
+        (lambda m: type(m).from_graph(a_graph(), states=(0, 2)), "states are"),
+        (lambda m: type(m).from_graph(a_graph(), hidden=["q"]), "unknown hidden node"),
+        (lambda m: type(m).from_graph(a_graph(), hidden="abcde"), "all nodes are hidden"),
+        (lambda m: type(m).from_graph(nx.path_graph(21)).log_partition(), "annealed_log_partition"),
+    ],
+)
+def test_what_cannot_be_is_refused(call, message):
+    with pytest.raises(ValueError, match=message):
+        call(cr.BoltzmannMachine.from_graph(a_graph()))

@@ -1,0 +1,99 @@
+"""Small pairwise models in every layout, and what enumeration says about them."""
+
+import itertools
+
+import jax.numpy as jnp
+import networkx as nx
+import numpy as np
+
+import chainrule as cr
+from chainrule.forms.layouts import Bipartite, Dense, Lattice, Neighbours
+from chainrule.graphs.couplings import compile_edges
+
+# ln Z and energy per site of the Ising model on an n × n torus, J = 1, no field (Kaufman 1949), by n and β
+TORUS = {
+    (3, 0.2): (6.669744604314, -0.538099),
+    (3, 0.44): (9.010260941057, -1.609018),
+    (4, 0.2): (11.771470358542, -0.456135),
+    (4, 0.44): (15.504726538718, -1.562847),
+    (8, 0.4): (56.599388760425, -1.222321),
+    (8, 0.44): (60.076307527215, -1.487526),
+    (16, 0.4): (225.228846755876, -1.131318),
+    (16, 0.44): (238.387247204240, -1.447743),
+}
+
+
+def torus(n: int, layout: type) -> cr.Pairwise:
+    """The Ising model on an n × n torus with J = 1."""
+    if layout is Lattice:
+        return cr.Pairwise(jnp.zeros(()), Lattice(1.0, n, n), spins=True)
+    graph = nx.convert_node_labels_to_integers(nx.grid_2d_graph(n, n, periodic=True))
+    ends = np.array(graph.edges).T
+    return compile_edges(n * n, ends, layout).form(jnp.zeros(n * n), jnp.ones(ends.shape[1]), spins=True)
+
+
+def random_model(layout: type, *, spins: bool, seed: int = 0) -> cr.Pairwise:
+    """Eight nodes or so with random weights."""
+    rng = np.random.default_rng(seed)
+    if layout is Lattice:
+        return cr.Pairwise(jnp.float32(rng.normal(0, 0.3, 16)), Lattice(0.3, 4, 4), spins=spins)
+    if layout is Bipartite:
+        return cr.Pairwise(jnp.float32(rng.normal(0, 0.5, 7)), Bipartite(rng.normal(0, 0.6, (4, 3))), spins=spins)
+    graph = nx.gnp_random_graph(8, 0.5, seed=1)
+    ends = np.array(graph.edges).T
+    weights = jnp.float32(rng.normal(0, 0.6, ends.shape[1]))
+    return compile_edges(8, ends, layout).form(jnp.float32(rng.normal(0, 0.5, 8)), weights, spins=spins)
+
+
+LAYOUTS = [Dense, Bipartite, Neighbours, Lattice]
+
+
+def states(model: cr.Pairwise) -> np.ndarray:
+    """All states, shape (node, 2^node); the last node changes fastest."""
+    values = (-1, 1) if model.spins else (0, 1)
+    return np.array(list(itertools.product(values, repeat=model.num_nodes))).T
+
+
+def couplings(model: cr.Pairwise) -> np.ndarray:
+    """The matrix w, from fields of unit vectors."""
+    return np.asarray(model.coupling.fields(jnp.eye(model.num_nodes, dtype=jnp.float32)), np.float64)
+
+
+def scores(model: cr.Pairwise, x: np.ndarray) -> np.ndarray:
+    """Σ_{i<j} w_ij x_i x_j + Σ_i b_i x_i + constant in float64, pair by pair."""
+    w, b = couplings(model), np.asarray(model.biases, np.float64)
+    i, j = np.triu_indices(len(w), 1)
+    return (w[i, j][:, None] * x[i] * x[j]).sum(0) + b @ x + float(model.constant)
+
+
+def probabilities(model: cr.Pairwise, beta: float = 1.0) -> np.ndarray:
+    score = beta * scores(model, states(model))
+    return np.exp(score - np.logaddexp.reduce(score))
+
+
+def codes(model: cr.Pairwise, x) -> np.ndarray:
+    """Number of each state in the order of `states`; x is (…, node, chain)."""
+    bits = np.asarray(x) > 0
+    place = 2 ** np.arange(model.num_nodes)[::-1]
+    return np.tensordot(place, np.moveaxis(bits, -2, 0), 1)
+
+
+def chi_square(counts: np.ndarray, probs: np.ndarray) -> float:
+    """p-value of counts of independent draws; cells of fewer than five expected draws are put together."""
+    from scipy import stats
+
+    expected = counts.sum() * probs
+    if counts[probs == 0].any():
+        return 0.0
+    counts, expected = counts[probs > 0], expected[probs > 0]
+    small = expected < 5
+    if small.any():
+        counts = np.append(counts[~small], counts[small].sum())
+        expected = np.append(expected[~small], expected[small].sum())
+    return float(stats.chi2.sf(((counts - expected) ** 2 / expected).sum(), len(counts) - 1))
+
+
+def batch_error(values: np.ndarray, batches: int = 40) -> float:
+    """Standard error of the mean of a correlated series, from means of batches."""
+    means = values[: len(values) // batches * batches].reshape(batches, -1).mean(1)
+    return float(means.std(ddof=1) / np.sqrt(batches))
