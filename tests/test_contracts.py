@@ -305,3 +305,38 @@ def test_machines_are_frozen_short_and_saved(example, tmp_path):
     assert type(again) is type(machine)
     same(again, machine)
     np.testing.assert_array_equal(zoo.score_of_rows(again, example.data), zoo.score_of_rows(machine, example.data))
+
+
+# Boltzmann machines: the same
+
+
+def test_a_boltzmann_machine_keeps_the_contracts(tmp_path):
+    machine, x = zoo.boltzmann_machine(), np.array([[1, -1, 1], [-1, -1, 1]])
+    wanted = machine.log_prob(x)
+    traces = []
+
+    @jax.jit
+    def compiled(machine, x):
+        traces.append(None)
+        return machine.log_prob(x)
+
+    np.testing.assert_allclose(compiled(machine, jnp.asarray(x)), wanted, rtol=1e-5)
+    compiled(jax.tree.map(lambda a: a * 2 if jnp.issubdtype(a.dtype, jnp.floating) else a, machine), jnp.asarray(-x))
+    assert len(traces) == 1
+    each = jax.vmap(log_prob, in_axes=(None, 0))(machine, jnp.asarray(x))
+    np.testing.assert_allclose(each, wanted, rtol=1e-5)
+    gradient = jax.grad(lambda m: m.log_prob(x).sum(), allow_int=True)(machine)
+    assert np.isfinite(gradient.weights).all()
+    assert np.asarray(gradient.bias).any()
+
+    cr.save(tmp_path / "machine.npz", machine)
+    again = cr.load(tmp_path / "machine.npz")
+    assert (again.nodes, again.hidden, again.states) == (machine.nodes, machine.hidden, machine.states)
+    same(again, machine)
+    with pytest.raises(AttributeError):
+        machine.bias = machine.bias
+    for thing in (machine, machine.form, machine.mean_field()):
+        assert len(repr(thing)) < 100
+        assert "[" not in repr(thing)
+    same(cr.BoltzmannMachine.from_graph(machine.graph()), machine)
+    same(*(machine.sample(jax.random.key(0), 5) for _ in range(2)))

@@ -7,6 +7,7 @@ a `time` axis of any length must be accepted, since tests cut pieces off it.
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
+import networkx as nx
 import numpy as np
 
 import chainrule as cr
@@ -73,6 +74,15 @@ EXAMPLES = [
         "markov chain", lambda: cr.MarkovChain(INITIAL, TRANSITION), np.array([0, 0, 1, 1, 0, 1, 1, 1, 0, 0, 0, 1])
     ),
 ]
+
+
+def boltzmann_machine() -> cr.BoltzmannMachine:
+    """Four spins on a square with a diagonal, one of them hidden."""
+    graph = nx.Graph()
+    graph.add_nodes_from([("n", {"bias": 0.3}), ("e", {"bias": -0.2}), ("s", {"hidden": True}), ("w", {"bias": 0.1})])
+    pairs = (("n", "e", 0.8), ("e", "s", -0.5), ("s", "w", 0.7), ("w", "n", 0.4), ("n", "s", -0.6))
+    graph.add_weighted_edges_from(pairs)
+    return cr.BoltzmannMachine.from_graph(graph, states=(-1, 1))
 
 
 def decision_process() -> cr.MDP:

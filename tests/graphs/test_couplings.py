@@ -38,6 +38,14 @@ def test_neighbours_differ_and_colours_are_few(graph, most):
         assert colours.max() <= 1
 
 
+def test_large_graphs_are_coloured_as_they_come():
+    graph = nx.random_regular_graph(14, 10_000, seed=0)
+    ends = ends_of(graph)
+    colours = colour(len(graph), ends)
+    assert (colours[ends[0]] != colours[ends[1]]).all()
+    assert colours.max() <= 14
+
+
 @pytest.mark.parametrize("layout", [None, Neighbours, Dense])
 @pytest.mark.parametrize(("graph", "most"), GRAPHS)
 def test_forms_have_the_weights_of_the_graph(graph, most, layout):

@@ -2,6 +2,7 @@
 
 import itertools
 
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 import networkx as nx
@@ -10,6 +11,8 @@ import pairwise_cases as cases
 import pytest
 
 import chainrule as cr
+from chainrule.models.boltzmann import learning
+from chainrule.models.boltzmann.data import uniform_lattice
 
 KEY = jax.random.key(0, impl="philox2x32")
 
@@ -139,8 +142,6 @@ def test_pcd_comes_near_the_exact_fit_and_compiles_once(hidden):
     assert best.log_prob - fit.log_prob < 0.01 * len(rows)
     assert fit.status is cr.Status.MAX_ITERATIONS
     assert fit.history.shape == (60,)
-    from chainrule.models.boltzmann import learning
-
     before = learning._run._cache_size()
     start.fit(rows[::-1], method=cr.PCD(epochs=60, learning_rate=0.2, batch_size=200, chains=200, sweeps=2), key=KEY)
     assert learning._run._cache_size() == before
@@ -157,6 +158,37 @@ def test_annealing_brackets_log_z():
     assert abs(found.upper - wanted) < 4 * found.upper_error
     assert found.gap < 0.3
     assert float(machine.log_partition()) == pytest.approx(wanted, abs=1e-4)
+
+
+def test_a_large_torus_is_drawn_in_words():
+    """Nodes in any order, and not a multiple of 32 chains: energies as for the sparse layout."""
+    graph = nx.Graph()
+    graph.add_nodes_from(np.random.default_rng(0).permutation(32 * 32).tolist())
+    names = {i: (i // 32, i % 32) for i in range(1024)}
+    graph = nx.relabel_nodes(graph, names)
+    graph.add_edges_from(nx.grid_2d_graph(32, 32, periodic=True).edges, weight=0.3)
+    machine = cr.BoltzmannMachine.from_graph(graph, states=(-1, 1))
+    assert uniform_lattice(machine) is not None
+    drawn = machine.sample(KEY, 300, sweeps=60)
+    assert drawn.shape == (300, 1024)
+    packed = np.asarray(machine.energy(drawn), float)
+    other = eqx.tree_at(lambda m: m.weights, machine, machine.weights.at[0].add(1e-7))
+    assert uniform_lattice(other) is None
+    plain = np.asarray(machine.energy(other.sample(jax.random.key(1, impl="philox2x32"), 300, sweeps=60)), float)
+    error = np.hypot(packed.std(), plain.std()) / np.sqrt(300)
+    assert abs(packed.mean() - plain.mean()) < 4 * error
+    assert machine.sample(KEY, sweeps=2).shape == (1024,)
+
+
+@pytest.mark.parametrize("layout", cases.LAYOUTS)
+def test_log_z_of_tori_in_every_layout(layout):
+    for n, beta in ((4, 0.2), (8, 0.44)):
+        model = cases.torus(n, layout)
+        scaled = cr.Pairwise(model.bias, model.coupling.scaled(beta), spins=True)
+        found = learning.sandwich(KEY, scaled, 200, jnp.linspace(0, 1, 301, dtype=jnp.float32), 300)
+        wanted = cases.TORUS[n, beta][0]
+        assert abs(found.lower - wanted) < 4 * found.lower_error
+        assert abs(found.upper - wanted) < 4 * found.upper_error
 
 
 @pytest.mark.parametrize(

@@ -1,7 +1,7 @@
 """Colours: which nodes of a graph can be drawn at once, given the others.
 
 Neighbours get different colours. A bipartite graph gets two. Any other is coloured node by node, the one with most colours
-around it first (DSATUR, Brélaz 1979): with at most 1 + the largest degree, and mostly with far fewer.
+around it first (DSATUR, Brélaz 1979), or in large graphs as they come: at most 1 + the largest degree, mostly far fewer.
 """
 
 import heapq
@@ -10,6 +10,7 @@ import itertools
 import numpy as np
 from jaxtyping import Int
 
+_MANY = 2**16  # edges from which on colours are worth less than the time it takes to save them
 _WORTH = 1024  # entries of padding that are cheaper than another slice
 
 
@@ -47,7 +48,7 @@ def colour(num_nodes: int, ends: Int[np.ndarray, "2 edge"]) -> Int[np.ndarray, "
     lists = [near[low:high] for low, high in itertools.pairwise(cuts)]
     found = _two_colours(lists)
     if found is None:
-        found = _saturation(lists)
+        found = _saturation(lists) if ends.shape[1] <= _MANY else _greedy(lists)
     colours = np.array(found, np.int32)
     if (same := colours[ends[0]] == colours[ends[1]]).any():  # by construction never
         raise RuntimeError(f"nodes {ends[:, same][:, 0].tolist()} are neighbours of one colour")
@@ -70,6 +71,18 @@ def _two_colours(near: list[list[int]]) -> list[int] | None:
                     front.append(neighbour)
                 elif colours[neighbour] != other:
                     return None
+    return colours
+
+
+def _greedy(near: list[list[int]]) -> list[int]:
+    """Node by node as they come, each with the first colour that none of its neighbours has."""
+    colours = [-1] * len(near)
+    for node, neighbours in enumerate(near):
+        taken = {colours[neighbour] for neighbour in neighbours}
+        new = 0
+        while new in taken:
+            new += 1
+        colours[node] = new
     return colours
 
 

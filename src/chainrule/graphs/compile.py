@@ -3,10 +3,13 @@
 import itertools
 from collections.abc import Hashable
 
+import jax.numpy as jnp
 import networkx as nx
 import numpy as np
 
 from ..forms.chain import Chain
+from ..forms.factors import Block, Factors
+from .colouring import colour
 from .factor_graph import FactorGraph
 
 
@@ -66,3 +69,69 @@ def _line(graph: FactorGraph) -> tuple[Hashable, ...] | None:
         if degree < 2 and end not in order:
             order.update(dict.fromkeys(itertools.chain([end], (v for _, v in nx.dfs_edges(pairs, end)))))
     return tuple(order) if len(order) == len(graph.variables) else None  # what is missing lies on a cycle
+
+
+def as_factors(graph: FactorGraph) -> tuple[tuple[Hashable, ...], Factors]:
+    """Compile a factor graph to the form that is sampled: tables end to end, and blocks of variables to draw at once.
+
+    Variables that share a factor get different colours; a block is a colour's variables with equally many states.
+
+    Returns:
+        The variables in the form's order, and the form.
+
+    Example:
+        >>> import numpy as np, chainrule as cr
+        >>> from chainrule.graphs.compile import as_factors
+        >>> graph = cr.FactorGraph({"a": 2, "b": 3}, [(("a", "b"), np.zeros((2, 3))), (("a",), [0.0, 1.0])])
+        >>> as_factors(graph)
+        (('a', 'b'), Factors(2 variables, 2 factors, 2 blocks))
+    """
+    names = list(graph.variables)
+    number = {name: i for i, name in enumerate(names)}
+    pairs = {
+        tuple(sorted((number[u], number[v])))
+        for scope, _ in graph.factors.values()
+        for u, v in itertools.combinations(scope, 2)
+    }
+    colours = colour(len(names), np.array(sorted(pairs), np.int64).reshape(-1, 2).T)
+    sizes = np.array([len(states) for states in graph.variables.values()])
+    order = np.lexsort((sizes, colours))
+    rank = np.argsort(order)
+    tables = [table for _, table in graph.factors.values()]
+    base = np.concatenate([[0], np.cumsum([table.size for table in tables], dtype=int)])
+    flat = np.concatenate([*(table.ravel() for table in tables), [0.0]])
+    scopes = [[int(rank[number[name]]) for name in scope] for scope, _ in graph.factors.values()]
+    strides = [[step // table.itemsize for step in np.empty(table.shape).strides] for table in tables]
+    arity = max(map(len, scopes), default=0)
+    touching: list[list[tuple[int, int]]] = [[] for _ in names]  # factor and place
+    for factor, scope in enumerate(scopes):
+        for place, variable in enumerate(scope):
+            touching[variable].append((factor, place))
+
+    def block(start, stop):
+        degree = max(len(touching[v]) for v in range(start, stop))
+        at = np.full((stop - start, degree), base[-1])
+        own = np.zeros((stop - start, degree), int)
+        others, steps = np.zeros((2, stop - start, degree, max(arity - 1, 0)), int)
+        for row, column, (factor, place) in (
+            (v - start, k, one) for v in range(start, stop) for k, one in enumerate(touching[v])
+        ):
+            at[row, column], own[row, column] = base[factor], strides[factor][place]
+            rest = [q for q in range(len(scopes[factor])) if q != place]
+            others[row, column, : len(rest)] = [scopes[factor][q] for q in rest]
+            steps[row, column, : len(rest)] = [strides[factor][q] for q in rest]
+        at, own, others, steps = _ints(at, own, others, steps)
+        return Block(at, own, others, steps, start=start, num_states=int(sizes[order[start]]))
+
+    kinds = np.stack([colours[order], sizes[order]])
+    cuts = [0, *(np.flatnonzero((kinds[:, 1:] != kinds[:, :-1]).any(0)) + 1).tolist(), len(names)]
+    padded = [[row + [0] * (arity - len(row)) for row in rows] for rows in (scopes, strides)]
+    scope, steps = np.array(padded, int).reshape(2, len(scopes), arity)
+    starts, scope, steps = _ints(base[:-1], scope, steps)
+    blocks = tuple(block(start, stop) for start, stop in itertools.pairwise(cuts))
+    form = Factors(jnp.asarray(flat, float), starts, scope, steps, blocks)
+    return tuple(names[i] for i in order), form
+
+
+def _ints(*arrays):
+    return tuple(jnp.asarray(array, jnp.int32) for array in arrays)

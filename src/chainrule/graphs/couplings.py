@@ -183,12 +183,13 @@ def read_graph(graph: nx.Graph) -> Edges:
     if not len(graph):
         raise ValueError("a graph without nodes has no distribution")
     number = {label: i for i, label in enumerate(graph)}
-    ends = np.array([[number[u] for u, _ in graph.edges], [number[v] for _, v in graph.edges]], np.int64).reshape(2, -1)
+    listed = list(graph.edges(data="weight", default=0.0))
+    ends = np.array([[number[u] for u, _, _ in listed], [number[v] for _, v, _ in listed]], np.int64).reshape(2, -1)
     if (loops := ends[0] == ends[1]).any():
         label = list(graph)[ends[0][loops][0]]
         raise ValueError(f"node {label!r} is coupled with itself; of a bit that is a bias, of a spin a constant")
     bias = _numbers((b for _, b in graph.nodes(data="bias", default=0.0)), "bias of node", number)
-    weights = _numbers((w for *_, w in graph.edges(data="weight", default=0.0)), "weight of edge", graph.edges)
+    weights = _numbers((w for _, _, w in listed), "weight of edge", graph.edges)
     return Edges(tuple(number), bias, ends, weights)
 
 

@@ -180,6 +180,41 @@ class FactorGraph:
             log_scores += np.expand_dims(table.transpose(np.argsort(axes)), others)
         return _enumeration(self.variables, log_scores)
 
+    def sample(
+        self,
+        key,
+        num_samples: int | None = None,
+        *,
+        sweeps: int = 100,
+        beta: float = 1.0,
+        given: Mapping[Hashable, Hashable] | None = None,
+    ):
+        """Draw assignments by block Gibbs sampling: as many chains, each after `sweeps` sweeps from a random start.
+
+        Args:
+            key: random key; on CPUs `jax.random.key(seed, impl="philox2x32")` is fastest.
+            num_samples: how many; None gives one without an axis of samples.
+            sweeps: how long every chain runs. Strong factors make chains forget their start slowly; tables with −inf may
+                keep them from some states for good.
+            beta: inverse temperature: samples are of p^β.
+            given: states of some variables, by their names, that are held.
+
+        Returns:
+            Numbers of states, shape (sample, variable), variables in the order of `variables`.
+
+        Raises:
+            ValueError: an unknown variable or state, or fewer than one sample or sweep.
+
+        Example:
+            >>> import chainrule as cr, jax
+            >>> graph = cr.FactorGraph({"coin": ("heads", "tails"), "die": 6}, [(("coin",), [0.0, -1.0])])
+            >>> graph.sample(jax.random.key(0), 3, given={"coin": "tails"})[:, 0].tolist()
+            [1, 1, 1]
+        """
+        from .sampling import sample
+
+        return sample(key, self, num_samples, sweeps, beta, given or {})
+
     def __repr__(self):
         return f"FactorGraph({len(self.variables)} variables, {len(self.factors)} factors)"
 

@@ -7,7 +7,12 @@ import numpy as np
 from jaxtyping import Array
 
 from ...forms.chain import is_concrete
+from ...forms.layouts import Lattice
+from ...forms.pairwise import Pairwise
+from ...graphs.couplings import lattice_order, lattice_sides
 from ...graphs.labels import lookup
+
+_FEWEST = 1024  # sites for which packing is worth a program of its own
 
 
 def as_rows(data, width: int, states: tuple[int, int], columns: str) -> tuple[Array, bool]:
@@ -27,6 +32,22 @@ def as_rows(data, width: int, states: tuple[int, int], columns: str) -> tuple[Ar
             at = tuple(np.argwhere(~valid)[0].tolist())
             raise ValueError(f"values{list(at)} is {array[at]}; values are {states[0]} or {states[1]}")
     return jnp.asarray(array).astype(jnp.int8).reshape(-1, width), array.ndim == 1
+
+
+def uniform_lattice(machine) -> tuple[Pairwise, Array] | None:
+    """The lattice that a machine with one weight and one bias on an even torus is, and the site of each of its nodes."""
+    numbers = machine.weights, machine.bias, machine.couplings.ends
+    if machine.num_nodes < _FEWEST or not all(map(is_concrete, numbers)):
+        return None
+    weights, bias, ends = map(np.asarray, numbers)
+    if len(weights) != 2 * len(bias) or (weights != weights[0]).any() or (bias != bias[0]).any():
+        return None
+    sides = lattice_sides(machine.nodes, ends)
+    if sides is None:
+        return None
+    lattice = Lattice(machine.weights[0], *sides)
+    rank = np.argsort(lattice_order(machine.nodes, lattice))
+    return Pairwise(machine.bias[0], lattice, machine.constant, spins=machine.states[0] < 0), jnp.asarray(rank)
 
 
 def as_state(

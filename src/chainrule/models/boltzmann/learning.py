@@ -23,7 +23,7 @@ from jax.flatten_util import ravel_pytree
 from ...forms.pairwise import Pairwise
 from ...forms.sequences import bucket
 from ...graphs.couplings import Couplings
-from ...inference import annealing, gibbs
+from ...inference import annealing, gibbs, packed_lattice
 from ...learning import progress as bars
 from ...learning import quasi_newton
 from ...learning.contrastive import PCD
@@ -54,6 +54,16 @@ def fresh(key, form: Pairwise, count: int, sweeps, beta, clamp, given):
     start, draw = jax.random.split(key)
     state = gibbs.random_state(start, form, count, given=given, clamp=clamp)
     return gibbs.run(draw, state, form, sweeps, beta, clamp)
+
+
+@partial(jax.jit, static_argnames=("count", "single"))
+def on_lattice(key, model: Pairwise, rank, count: int, sweeps, beta, *, single: bool):
+    """As `fresh`, for a lattice whose sites all have one weight and one bias; `rank` is the site of each node."""
+    start, draw = jax.random.split(key)
+    words = packed_lattice.random_words(start, model, -(-count // packed_lattice.WORD))
+    words = packed_lattice.run(draw, words, model, sweeps, beta)
+    state = packed_lattice.unpack(words, model)[rank].T
+    return state[0] if single else state[:count]
 
 
 @jax.jit

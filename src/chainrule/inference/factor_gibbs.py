@@ -1,0 +1,78 @@
+"""Block Gibbs sampling of factor graphs: categorical variables, factors of any order.
+
+    p(x_i = k | others) ∝ exp( β Σ_{f ∋ i} log_table_f[…, k, …] )
+
+All variables of a block are drawn at once, by one uniform number each. States are [variables, chains] of state numbers.
+"""
+
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+from jaxtyping import Array, Bool, Float, Int, Key
+
+from ..forms.factors import Factors
+from .gibbs import uniform
+
+
+def random_state(
+    key: Key[Array, ""], model: Factors, num_chains: int, *, given=None, clamp=None
+) -> Int[Array, "variable chain"]:
+    """Every variable uniform over its states; where `clamp` is true, the value of `given`."""
+    sizes = jnp.concatenate([jnp.full(len(b.base), b.num_states, jnp.int32) for b in model.blocks])
+    state = jax.random.randint(key, (len(sizes), num_chains), 0, sizes[:, None], jnp.int32)
+    return state if clamp is None else jnp.where(clamp, jnp.asarray(given, jnp.int32), state)
+
+
+def sweep(
+    key: Key[Array, ""],
+    state: Int[Array, "variable chain"],
+    model: Factors,
+    beta: Float[Array, ""] | float = 1.0,
+    clamp: Bool[Array, "variable #chain"] | None = None,
+) -> Int[Array, "variable chain"]:
+    """Draw each variable once; for use inside `jax.jit`.
+
+    A variable all of whose states are forbidden by the others stays as it is. Where tables forbid much, chains may not
+    reach every possible state: that is up to the model.
+    """
+    keys = jax.random.split(key, len(model.blocks))
+    for number, block in enumerate(model.blocks):
+        piece = slice(block.start, block.start + len(block.base))
+        new = _draw(keys[number], beta * model.conditionals(state, number), state[piece]).astype(state.dtype)
+        if clamp is not None:
+            new = jnp.where(clamp[piece], state[piece], new)
+        state = lax.dynamic_update_slice_in_dim(state, new, block.start, 0)
+    return state
+
+
+def _draw(key, logits, old):
+    highest = jnp.max(logits, axis=1, keepdims=True)
+    possible = highest > -jnp.inf
+    sums = jnp.cumsum(jnp.exp(logits - jnp.where(possible, highest, 0)), axis=1)
+    dice = uniform(key, old.shape, logits.dtype)[:, None] * sums[:, -1:]
+    # strictly inside (0, total), so that states of probability zero, at either end too, are passed over
+    new = jnp.sum(dice >= sums[:, :-1], axis=1, dtype=jnp.int32)
+    return jnp.where(possible[:, 0], new, old)
+
+
+@jax.jit
+def run(
+    key: Key[Array, ""],
+    state: Int[Array, "variable chain"],
+    model: Factors,
+    sweeps: int | Int[Array, ""],
+    beta: Float[Array, ""] | float = 1.0,
+    clamp: Bool[Array, "variable #chain"] | None = None,
+) -> Int[Array, "variable chain"]:
+    """Sweep a number of times; tables, temperature and number are traced."""
+    beta = jnp.asarray(beta, model.tables.dtype)
+    return lax.fori_loop(0, sweeps, lambda i, s: sweep(jax.random.fold_in(key, i), s, model, beta, clamp), state)
+
+
+@partial(jax.jit, static_argnames="count")
+def fresh(key, model: Factors, count: int, sweeps, beta, clamp, given):
+    """Chains after some sweeps from a random start."""
+    start, draw = jax.random.split(key)
+    return run(draw, random_state(start, model, count, given=given, clamp=clamp), model, sweeps, beta, clamp)

@@ -1,0 +1,95 @@
+"""The bit-packed lattice: counts, thresholds and energies against the plain engine and exact values."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pairwise_cases as cases
+import pytest
+
+from chainrule import Pairwise
+from chainrule.forms.layouts import Dense, Lattice
+from chainrule.inference import gibbs, packed_lattice
+
+PHILOX = "philox2x32"
+
+
+def a_lattice(bias=0.1, coupling=0.3, rows=4, columns=6, spins=True) -> Pairwise:
+    return Pairwise(jnp.float32(bias), Lattice(jnp.float32(coupling), rows, columns), 0.5, spins=spins)
+
+
+@pytest.mark.parametrize("spins", [False, True])
+def test_words_are_states_and_energies_those_of_the_form(spins):
+    model = a_lattice(spins=spins)
+    state = gibbs.random_state(jax.random.key(0), model, 64)
+    words = packed_lattice.pack(state)
+    assert words.shape == (24, 2)
+    np.testing.assert_array_equal(packed_lattice.unpack(words, model), state)
+    np.testing.assert_allclose(packed_lattice.mean_energy(words, model), model.energy(state).mean(), rtol=1e-5)
+    assert packed_lattice.is_uniform(model)
+    assert not packed_lattice.is_uniform(cases.random_model(Lattice, spins=True))
+    assert not packed_lattice.is_uniform(cases.random_model(Dense, spins=True))
+    with pytest.raises(ValueError, match="no packed form"):
+        packed_lattice.sweep(jax.random.key(0), words, cases.random_model(Lattice, spins=True))
+    with pytest.raises(ValueError, match="multiple of 32"):
+        packed_lattice.pack(state[:, :33])
+
+
+@pytest.mark.parametrize("spins", [False, True])
+def test_each_site_is_drawn_with_its_own_probability(spins):
+    """From one state in all of 32 · 600 chains: the first sublattice's ups, site by site."""
+    model = a_lattice(bias=-0.2, coupling=0.4, spins=spins)
+    one = gibbs.random_state(jax.random.key(5), model, 1)
+    words = packed_lattice.pack(jnp.broadcast_to(one, (24, 32 * 600)))
+    after = np.asarray(
+        packed_lattice.unpack(packed_lattice.run(jax.random.key(1, impl=PHILOX), words, model, 1, 0.8), model)
+    )
+    fields = np.asarray(model.fields(one))[:12, 0]
+    p = 1 / (1 + np.exp(-0.8 * fields * (2 if spins else 1)))
+    z = ((after[:12] > 0).mean(1) - p) / np.sqrt(p * (1 - p) / 19200)
+    assert abs(z).max() < 4.5
+    pairs = np.corrcoef(after[:12])[np.triu_indices(12, 1)]  # drawn independently of each other
+    assert abs(pairs).max() < 4.5 / np.sqrt(19200)
+    chains = (after[:12] > 0).reshape(12, 600, 32) - p[:, None, None]  # and so are the chains of a word
+    together = np.einsum("nwc,nwd->cd", chains, chains) / (p * (1 - p)).sum() / 600
+    assert abs(together[np.triu_indices(32, 1)]).max() < 5 / np.sqrt(12 * 600)
+
+
+@pytest.mark.parametrize("impl", ["threefry2x32", PHILOX])
+def test_energy_of_the_ising_model_on_a_torus(impl):
+    model = cases.torus(16, Lattice)
+    start, key = jax.random.split(jax.random.key(11, impl=impl))
+    words = packed_lattice.random_words(start, model)
+    for beta in (0.4, 0.44):
+        energy, words = packed_lattice.energies(key, words, model, 1100, 5, beta)
+        per_site = np.asarray(energy, float)[100:] / 256
+        assert abs(per_site.mean() - cases.TORUS[16, beta][1]) < 4 * cases.batch_error(per_site)
+
+
+def test_with_a_field_it_is_what_the_plain_engine_draws():
+    model = a_lattice(bias=-0.3, coupling=0.35, rows=4, columns=4)
+    words = packed_lattice.random_words(jax.random.key(1), model, 500)
+    drawn = np.asarray(packed_lattice.unpack(packed_lattice.run(jax.random.key(2), words, model, 60), model), float)
+    probs, x = cases.probabilities(model), cases.states(model)
+    np.testing.assert_allclose(drawn.mean(1), x @ probs, atol=4.5 / np.sqrt(16_000))
+    np.testing.assert_allclose(drawn @ drawn.T / 16_000, (x * probs) @ x.T, atol=4.5 / np.sqrt(16_000))
+
+
+def test_couplings_biases_and_temperatures_compile_nothing():
+    words = packed_lattice.random_words(jax.random.key(1), a_lattice())
+    packed_lattice.run(jax.random.key(2), words, a_lattice(), 3, 0.5)
+    before = packed_lattice.run._cache_size()
+    packed_lattice.run(jax.random.key(3), words, a_lattice(0.0, -0.7), 9, 1.5)
+    assert packed_lattice.run._cache_size() == before
+
+
+def test_thresholds_round_to_the_nearest():
+    model = a_lattice(0.1, 0.3)
+    p = 1 / (1 + np.exp(-2 * 0.7 * (0.1 + 0.3 * (2 * np.arange(5) - 4))))
+    found = np.asarray(packed_lattice.thresholds(model, jnp.float32(0.7)), float) / 2**packed_lattice.BITS
+    np.testing.assert_allclose(found, p, atol=2e-7)
+    frozen = packed_lattice.thresholds(a_lattice(0.0, 50.0), jnp.float32(1.0))
+    assert frozen.tolist() == [0, 0, 2**23, 2**24, 2**24]
+    up = jnp.full((24, 1), 2**32 - 1, jnp.uint32)
+    for words in (up, ~up):  # what is certain happens, up as down
+        after = packed_lattice.run(jax.random.key(0), words, a_lattice(0.0, 50.0), 20)
+        np.testing.assert_array_equal(after, words)
