@@ -32,7 +32,7 @@ from .data import Rows, as_rows, columns, spread
 from .units import totals
 
 OFFSET_RATE = 0.01  # share of a batch's mean in λ (Melchior et al. 2016, section 6)
-VARIANCE_RATE = 0.05  # of the learning rate: variances that learn as fast as weights leave these nothing to explain
+VARIANCE_RATE = 0.02  # of the learning rate: variances that learn as fast as weights leave these nothing to explain
 HISTORY = 64  # epochs that the record of a fit has room for at least, so that fewer of them are no new program
 
 
