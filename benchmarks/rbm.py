@@ -106,7 +106,7 @@ def small(options) -> str:
     )
     rows.append("PyDeep, centred, 50 epochs (its documentation) | 0.01 | -143.15 | -142.56 | | | ")
     return (
-        f"Nats per image, pixels above 127 are on. Chosen on 10 000 held-out training images after 15 epochs of the others "
+        f"Nats per image, pixels above 127 are on. Chosen on 10 000 held-out training images after 8 epochs of the others "
         f"({scores}; {report['cpu'][0]:.0f} CPU seconds), then fitted to all 60 000.\n\n" + markdown(rows)
     )
 

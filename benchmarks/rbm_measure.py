@@ -132,7 +132,7 @@ def epoch(folder: str, rival: str, pairs: int) -> dict:
 # Quality
 
 
-def small(folder: str, epochs: int = 50, trial: int = 15, rates=(0.01, 0.02, 0.05, 0.1), between=None) -> dict:
+def small(folder: str, epochs: int = 50, trial: int = 8, rates=(0.02, 0.05, 0.1), between=None) -> dict:
     """784 × 16, PCD-1, exact log Z: the rate is chosen on held-out training images, then all of them are fitted."""
     import jax
 

@@ -30,7 +30,7 @@ class AbstractContrastive(eqx.Module):
     learning_rate: float = 0.05
     sweeps: int = 1
     decay: float = 0.0
-    momentum: float = 0.0
+    momentum: float | None = None
     l2: float = 0.0
     sparsity_target: float = 0.1
     sparsity_cost: float = 0.0
@@ -47,8 +47,8 @@ class AbstractContrastive(eqx.Module):
         for field in ("decay", "l2", "sparsity_cost"):
             if not 0 <= getattr(self, field) < float("inf"):
                 raise ValueError(f"{name}: {field} is {getattr(self, field)}; it must be a number from 0 on")
-        if not 0 <= self.momentum < 1:
-            raise ValueError(f"{name}: momentum is {self.momentum}; it must be from 0 to below 1")
+        if self.momentum is not None and not 0 <= self.momentum < 1:
+            raise ValueError(f"{name}: momentum is {self.momentum}; it must be from 0 to below 1, or None")
         if not 0 < self.sparsity_target < 1:
             raise ValueError(f"{name}: sparsity_target is {self.sparsity_target}; it is a probability between 0 and 1")
 

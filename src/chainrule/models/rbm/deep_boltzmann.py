@@ -47,8 +47,8 @@ class DeepBoltzmannMachine(eqx.Module):
         >>> import jax, numpy as np, chainrule as cr
         >>> data = np.random.default_rng(0).integers(0, 2, (200, 1)) * np.ones((1, 6), int)
         >>> dbm = cr.DeepBoltzmannMachine.random(jax.random.key(0), [6, 4, 2], data=data)
-        >>> fit = dbm.fit(data, method=cr.PCD(epochs=60, learning_rate=0.2), key=jax.random.key(1))
-        >>> bool((fit.model.log_prob_bound(np.ones(6)) > -1.2).all())
+        >>> fit = dbm.fit(data, method=cr.PCD(epochs=60, batch_size=10, learning_rate=0.2), key=jax.random.key(1))
+        >>> bool(fit.model.log_prob_bound(np.ones(6)) > -2.5)     # log 1/2 at best, log 1/64 without weights
         True
     """
 

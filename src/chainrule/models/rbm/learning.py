@@ -32,7 +32,7 @@ from .data import Rows, as_rows, columns, spread
 from .units import totals
 
 OFFSET_RATE = 0.01  # share of a batch's mean in λ (Melchior et al. 2016, section 6)
-VARIANCE_RATE = 0.05  # of the learning rate: variances that learn as fast as weights leave these nothing to explain
+VARIANCE_RATE = 0.02  # of the learning rate: variances that learn as fast as weights leave these nothing to explain
 HISTORY = 64  # epochs that the record of a fit has room for at least, so that fewer of them are no new program
 
 
@@ -167,9 +167,16 @@ def _begin(machine, values, method, pace, means, key, *, size, fill) -> Training
         for_visible, for_hidden = engine.uniforms(machine, key, method.chains * method.temperatures)
         chains = engine.sample_hidden(machine, for_hidden, engine.sample_base(machine, for_visible, pace.base))
     fast = None if _is_plain(method) else jax.tree.map(jnp.zeros_like, machine)
-    inner = jax.tree.map(jnp.zeros_like, machine) if method.optimiser is None else method.optimiser.init(machine)
+    inner = _first_inner(machine, method)
     history = jnp.full(size, jnp.nan, machine.dtype)
     return Training(machine, chains, hidden_mean, means, inner, fast, jnp.zeros((), jnp.int32), history)
+
+
+def _first_inner(machine, method):
+    """The state of the optimiser before the first step: of plain steps without momentum there is none."""
+    if method.optimiser is not None:
+        return method.optimiser.init(machine)
+    return None if method.momentum is None else jax.tree.map(jnp.zeros_like, machine)
 
 
 def _is_plain(method) -> bool:
@@ -205,27 +212,34 @@ def _run(state: Training, values, observed, method, pace: Pace, key, start, stop
 class Side(NamedTuple):
     """Rows, of the data or of the machine, with what the gradient and the next sweep need of them."""
 
+    x: Any
+    observed: Any
     score: Any  # log g(v), (rows,)
     drive: Any  # of the hidden units
     on: Any  # E[h | v]
-    pull: Any  # from slopes by score and drive to slopes by the parameters
 
 
 def look(machine, x, observed=None) -> Side:
-    """One side: a matrix product forward, and one backward when `pull` is called."""
-    (score, drive), pull = jax.vjp(lambda m: engine.parts(m, x, observed), machine)
-    return Side(score, drive, machine.hidden.mean(machine.hidden_bias[None], drive), lambda *slopes: pull(slopes)[0])
+    """One side, for one matrix product."""
+    score, drive = engine.parts(machine, x, observed)
+    return Side(x, observed, score, drive, machine.hidden.mean(machine.hidden_bias[None], drive))
 
 
-def gradient(data: Side, model: Side, method):
-    """Mean slope of −F over the data minus that over the machine's rows, less pressure towards sparse hidden units."""
+def gradient(machine, data: Side, model: Side, method):
+    """Mean slope of −F over the data minus that over the machine's rows, less pressure towards sparse hidden units.
+
+    −F depends on the parameters by log g(v) and the drives, and its slopes by these are known: 1 and E[h | v]. What is left
+    is a product of matrices for both sides together, which automatic differentiation finds for all kinds of units.
+    """
     pressure = method.sparsity_cost * (data.on.mean(0) - method.sparsity_target)[None]
     towards, away = (data.on - pressure) / len(data.on), model.on / len(model.on)
-    found = jax.tree.map(
-        jnp.subtract,
-        data.pull(jnp.full_like(data.score, 1 / len(data.on)), towards),
-        model.pull(jnp.full_like(model.score, 1 / len(model.on)), away),
+    x = jnp.concatenate([data.x, model.x])
+    observed = None if data.observed is None else jnp.concatenate([data.observed, model.observed])
+    _, pull = jax.vjp(lambda m: engine.parts(m, x, observed), machine)
+    by_score = jnp.concatenate(
+        [jnp.full_like(data.score, 1 / len(towards)), jnp.full_like(model.score, -1 / len(away))]
     )
+    (found,) = pull((by_score, jnp.concatenate([towards, -away])))
     # `parts` leaves the hidden biases out: their slope is how often the units are on
     return eqx.tree_at(lambda m: m.hidden_bias, found, towards.sum(0) - away.sum(0))
 
@@ -248,7 +262,7 @@ def _step(state: Training, values, observed, method, pace: Pace, key, fill):
         model = look(machine, x)
         if chains is None:  # the chain goes on from the drive that the gradient needs anyway
             chains = machine.hidden.sample(uniform, machine.hidden_bias[None], model.drive)
-    slope = gradient(data, model, method)
+    slope = gradient(machine, data, model, method)
     slope = eqx.tree_at(lambda m: m.weights, slope, slope.weights - method.l2 * machine.weights)
     slow = jax.tree.map(lambda g: VARIANCE_RATE * g, slope.visible)
     slope = eqx.tree_at(lambda m: m.visible, slope, slow)
@@ -295,8 +309,10 @@ def _change(slope, state: Training, method, pace: Pace):
             return method.optimiser.update(downhill, state.inner, state.machine)
     share = state.step.astype(pace.steps.dtype) / pace.steps
     rate = method.learning_rate * (1 - (1 - method.decay) * share)
-    inner = jax.tree.map(lambda v, g: method.momentum * v + g, state.inner, slope)
-    return jax.tree.map(lambda v: rate.astype(v.dtype) * v, inner), inner
+    inner, along = state.inner, slope
+    if inner is not None:
+        inner = along = jax.tree.map(lambda v, g: method.momentum * v + g, inner, slope)
+    return jax.tree.map(lambda v: rate.astype(v.dtype) * v, along), inner
 
 
 def _from_data(machine, key, observed, drive, sweeps):

@@ -219,7 +219,7 @@ class Gaussian(eqx.Module):
 
     Args:
         log_variance: log σ², shape (units,) or one number for all; 0 if not given.
-        learned: whether fits change it, at a twentieth of the learning rate: variances as fast as the weights
+        learned: whether fits change it, at a fiftieth of the learning rate: variances as fast as the weights
             would leave these nothing to explain.
 
     Values should be of order one: standardise data first.
