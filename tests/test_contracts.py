@@ -307,7 +307,7 @@ def test_machines_are_frozen_short_and_saved(example, tmp_path):
     np.testing.assert_array_equal(zoo.score_of_rows(again, example.data), zoo.score_of_rows(machine, example.data))
 
 
-# Boltzmann machines: the same
+# Boltzmann machines on graphs: the same
 
 
 def test_a_boltzmann_machine_keeps_the_contracts(tmp_path):

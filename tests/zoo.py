@@ -103,7 +103,9 @@ def _numbers(*shape):
 
 _BITS = np.random.default_rng(5).integers(0, 2, (6, 3))
 
-# Boltzmann machines: `data` are rows of visible values
+_SIGNS = 2 * _BITS - 1
+
+# Boltzmann machines and associative memories: `data` are rows of visible values
 MACHINES = [
     Example("rbm", lambda: cr.RBM(_numbers(3, 2), _numbers(3), _numbers(2)), _BITS),
     Example("softmax rbm", lambda: cr.RBM(_numbers(9, 2), visible=cr.units.Categorical(3)), _BITS + _BITS[::-1]),
@@ -114,11 +116,17 @@ MACHINES = [
     ),
     Example("belief net", lambda: cr.DeepBeliefNetwork([cr.RBM(_numbers(3, 2)), cr.RBM(_numbers(2, 2))]), _BITS),
     Example("deep machine", lambda: cr.DeepBoltzmannMachine([_numbers(3, 2), _numbers(2, 2)]), _BITS),
+    Example("hopfield network", lambda: cr.Hopfield.from_patterns(_SIGNS[:2]), _SIGNS),
+    Example("dense memory", lambda: cr.DenseMemory(_SIGNS[:4]), _SIGNS),
+    Example("exponential memory", lambda: cr.DenseMemory(_SIGNS[:4], cr.hopfield.Exponential()), _SIGNS),
+    Example("continuous memory", lambda: cr.ContinuousHopfield(_numbers(4, 3)), _numbers(6, 3)),
 ]
 
 
 def score_of_rows(machine, v):
-    """What a machine says of rows of data: log-probabilities where they are defined, of labels, or a bound of them."""
+    """What a machine says of rows of data: log-probabilities where they are defined, of labels, a bound of them, or −E."""
+    if isinstance(machine, cr.Hopfield | cr.DenseMemory | cr.ContinuousHopfield):
+        return -machine.energy(v)
     if isinstance(machine, cr.ClassificationRBM):
         return machine.label_log_probs(v)[:, 0]
     if isinstance(machine, cr.DeepBeliefNetwork):

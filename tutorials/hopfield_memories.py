@@ -244,8 +244,10 @@ for name, interaction in interactions.items():
     print(f"{name:>14}: {interaction.capacity(M):8.0f} {most:6d}")
 
 figure, ax = plt.subplots(figsize=(8.5, 4.4), layout="constrained")
-for (name, values), colour in zip(shares.items(), (BLUE, ORANGE, GREEN, PINK), strict=True):
-    ax.plot(counts, values, color=colour, linewidth=2, marker="o", markersize=4, label=name)
+for name, colour in zip(("n = 2 (Hebb)", "n = 3", "n = 4", "exponential"), (BLUE, ORANGE, GREEN, PINK), strict=True):
+    if name not in shares:
+        continue
+    ax.plot(counts, shares[name], color=colour, linewidth=2, marker="o", markersize=4, label=name)
     ax.axvline(interactions[name].capacity(M), color=colour, linewidth=1, linestyle=":")
 ax.set(xscale="log", xlabel="patterns stored", ylabel="share of patterns that are stable", xlim=(2.5, counts[-1] * 1.1))
 ax.legend(frameon=False)

@@ -61,6 +61,28 @@ def test_energies_and_scores():
     assert repr(model) == "EnergyModel(shape (2,))"
 
 
+def test_under_jit_vmap_and_grad_saved_and_frozen(tmp_path):
+    model, x = truth(), jnp.asarray(ROWS[:6], jnp.float32)
+    traces = []
+
+    @eqx.filter_jit
+    def compiled(model, x):
+        traces.append(None)
+        return model.energy(x)
+
+    wanted = compiled(model, x)
+    compiled(cr.EnergyModel(Quadratic(), 2), x[::-1])
+    assert len(traces) == 1
+    np.testing.assert_allclose(jax.vmap(model.energy)(x), wanted, rtol=1e-5)
+    gradient = eqx.filter_grad(lambda model: model.energy(x).sum())(model)
+    np.testing.assert_allclose(gradient.function.mean, -(ROWS[:6] - MEAN).sum(0) @ PRECISION, rtol=1e-4)
+    with pytest.raises(AttributeError):
+        model.function = model.function
+    cr.save(tmp_path / "model.npz", model)
+    again = cr.load(tmp_path / "model.npz", like=cr.EnergyModel(Quadratic(), 2))
+    np.testing.assert_array_equal(again.energy(x), model.energy(x))
+
+
 @pytest.mark.lenient  # BlackJAX is called under the settings of its caller in `jit`
 @pytest.mark.parametrize("method", [cr.HMC(0.3, steps=30), cr.MALA(0.2, steps=100)], ids=lambda m: type(m).__name__)
 def test_samplers_have_the_moments_of_a_gaussian(method):
