@@ -92,7 +92,7 @@ def test_tables_and_temperatures_compile_nothing():
     _, form = as_factors(a_graph(0))
     _, other = as_factors(a_graph(1))
     state = factor_gibbs.random_state(KEY, form, 3)
-    factor_gibbs.run(KEY, state, form, 2)
+    factor_gibbs.run(KEY, state, form, 2, 1.0)
     before = factor_gibbs.run._cache_size()
     factor_gibbs.run(KEY, state, other, 5, 0.5)
     assert factor_gibbs.run._cache_size() == before

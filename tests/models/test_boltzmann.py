@@ -205,6 +205,7 @@ def test_log_z_of_tori_in_every_layout(layout):
         (lambda m: m.fit(np.zeros((3, 5)), method=cr.PCD()), "key"),
         (lambda m: m.fit(np.zeros((3, 5)), method=cr.PCD(temperatures=2), key=KEY), "temperatures"),
         (lambda m: type(m).from_graph(a_graph(), states=(0, 2)), "states are"),
+        (lambda m: type(m).from_graph(m.graph(), states=(-1, 1)), "graph's weights are for"),
         (lambda m: type(m).from_graph(a_graph(), hidden=["q"]), "unknown hidden node"),
         (lambda m: type(m).from_graph(a_graph(), hidden="abcde"), "all nodes are hidden"),
         (lambda m: type(m).from_graph(nx.path_graph(21)).log_partition(), "annealed_log_partition"),

@@ -68,22 +68,27 @@ class BoltzmannMachine(eqx.Module):
 
     @classmethod
     def from_graph(
-        cls, graph: nx.Graph, *, states: tuple[int, int] = (0, 1), hidden: Iterable[Hashable] | None = None
+        cls, graph: nx.Graph, *, states: tuple[int, int] | None = None, hidden: Iterable[Hashable] | None = None
     ) -> "BoltzmannMachine":
         """The machine that a graph describes.
 
         Args:
             graph: nodes may carry `bias`, edges `weight` (0 where left out); positive weights make nodes agree. Nodes may
                 carry `hidden=True`, the graph itself `states` and `constant`, as `graph()` writes them.
-            states: (0, 1) or (−1, 1).
+            states: (0, 1) or (−1, 1); by default what the graph says, or else (0, 1).
             hidden: names of hidden nodes, instead of the attribute.
 
         Raises:
             ValueError: a directed graph or multigraph, a self-loop, a bias or weight that is not finite, an unknown hidden
-                node, or no visible one.
+                node, no visible one, or states other than the graph's.
         """
         edges = read_graph(graph)
-        states = tuple(graph.graph.get("states", states))
+        said = graph.graph.get("states")
+        if said is not None and states is not None and tuple(said) != tuple(states):
+            raise ValueError(
+                f"the graph's weights are for states {tuple(said)}, not {tuple(states)}; graphs.formats.qubo converts"
+            )
+        states = tuple(said or states or (0, 1))
         if hidden is None:
             hidden = tuple(node for node, flag in graph.nodes(data="hidden", default=False) if flag)
         hidden = tuple(hidden)
@@ -109,11 +114,11 @@ class BoltzmannMachine(eqx.Module):
         graph: nx.Graph,
         *,
         scale: float = 0.01,
-        states: tuple[int, int] = (0, 1),
+        states: tuple[int, int] | None = None,
         hidden: Iterable[Hashable] | None = None,
     ) -> "BoltzmannMachine":
         """The graph's edges with weights drawn from N(0, scale²) and no biases: where a fit may begin."""
-        machine = cls.from_graph(nx.Graph(graph.edges) if not len(graph) else graph, states=states, hidden=hidden)
+        machine = cls.from_graph(graph, states=states, hidden=hidden)
         drawn = scale * jax.random.normal(key, machine.weights.shape, machine.weights.dtype)
         return eqx.tree_at(lambda m: (m.weights, m.bias), machine, (drawn, jnp.zeros_like(machine.bias)))
 
@@ -319,7 +324,7 @@ class BoltzmannMachine(eqx.Module):
 
         Returns:
             `Fit`. Its `log_prob` is NaN where the machine is too large for an exact one; its history holds the likelihood
-            under `LBFGS`, and under `PCD` the mean log pseudo-likelihood of each epoch's last batch.
+            under `LBFGS`, and under `PCD` the mean log pseudo-likelihood of each epoch's last batch, hidden nodes drawn.
 
         Raises:
             ValueError: data that are not such rows, a method that does not fit, or no key for `PCD`.
