@@ -29,7 +29,7 @@ from ...learning.fit import Fit, Status
 from ...learning.validation import Validation, Watch
 from . import engine
 from .data import Rows, as_rows, columns, spread
-from .units import totals
+from .units import Gaussian, totals
 
 OFFSET_RATE = 0.01  # share of a batch's mean in λ (Melchior et al. 2016, section 6)
 VARIANCE_RATE = 0.02  # of the learning rate: variances that learn as fast as weights leave these nothing to explain
@@ -270,6 +270,8 @@ def _step(state: Training, values, observed, method, pace: Pace, key, fill):
     hidden_mean = state.hidden_mean + OFFSET_RATE * (data.on.mean(0) - state.hidden_mean)
     offsets = machine.visible.statistic(visible_mean[None])[0], hidden_mean
     direction = centre(slope, *offsets) if method.centred else slope
+    if isinstance(machine.visible, Gaussian):
+        direction = _in_units_of_data(direction, machine.visible)
     if fill is not None:
         direction = eqx.tree_at(lambda m: m.weights, direction, fill.keep(direction.weights))
     change, inner = _change(direction, state, method, pace)
@@ -281,6 +283,13 @@ def _step(state: Training, values, observed, method, pace: Pace, key, fill):
     contrast = _mean_score(machine, data) - _mean_score(machine, model)
     state = Training(moved, chains, hidden_mean, visible_mean, inner, fast, state.step + 1, state.history)
     return state, contrast
+
+
+def _in_units_of_data(slope, units: Gaussian):
+    """Slopes by weights and biases of Gaussian units times σ²: steps then do not depend on the scale of the data."""
+    variance = jnp.exp(units.log_variance)
+    scaled = slope.weights * variance[:, None], slope.visible_bias * variance
+    return eqx.tree_at(lambda m: (m.weights, m.visible_bias), slope, scaled)
 
 
 def centre(slope, visible_mean, hidden_mean):
