@@ -88,7 +88,7 @@ class BoltzmannMachine(eqx.Module):
             raise ValueError(
                 f"the graph's weights are for states {tuple(said)}, not {tuple(states)}; graphs.formats.qubo converts"
             )
-        states = tuple(said or states or (0, 1))
+        values: Any = tuple(said or states or (0, 1))
         if hidden is None:
             hidden = tuple(node for node, flag in graph.nodes(data="hidden", default=False) if flag)
         hidden = tuple(hidden)
@@ -104,7 +104,7 @@ class BoltzmannMachine(eqx.Module):
             compile_edges(len(edges.labels), edges.ends),
             edges.labels,
             hidden,
-            states,
+            values,
         )
 
     @classmethod

@@ -1,6 +1,7 @@
 """Answers about rows of data, and draws: one compiled program each, for all weights, temperatures and data of a shape."""
 
 from functools import partial
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -78,7 +79,8 @@ def complete_rows(machine, key, v, known, *, sweeps: int, mean: bool):
 @jax.jit
 def complete(machine, key, values, known, sweeps):
     """Sweeps with some units held: the last draw, and means of E[v | h] over the second half."""
-    held = spread(machine, known).astype(bool)
+    mask: Any = spread(machine, known)
+    held = mask.astype(bool)
     fixed = jnp.where(held, columns(machine, values), 0)
     bias = machine.visible_bias[None]
 
