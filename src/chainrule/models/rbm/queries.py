@@ -59,7 +59,7 @@ def sample_from(machine, key, values, sweeps):
 def complete_rows(machine, key, v, known, *, sweeps: int, mean: bool):
     """See `RBM.complete`."""
     given = np.asarray(v)
-    several = np.atleast_2d(given)
+    several: np.ndarray = np.atleast_2d(given)
     mask = as_known(machine, known, len(several))
     if several.shape != mask.shape:
         raise ValueError(f"v has shape {given.shape}; wanted (rows, {machine.num_visible})")
@@ -68,7 +68,7 @@ def complete_rows(machine, key, v, known, *, sweeps: int, mean: bool):
     if sweeps < 1:
         raise ValueError(f"sweeps is {sweeps}; at least one is needed")
     drawn, means = complete(machine, key, rows.values, mask, sweeps)
-    found = np.asarray(means if mean else drawn)
+    found: np.ndarray = np.asarray(means if mean else drawn)
     # Known entries are copied from what was given, on the host, and not from what became of them on the way.
     kind = given.dtype if given.dtype.kind == "f" or (machine.discrete and not mean) else found.dtype
     filled = np.where(mask, several.astype(kind, copy=False), found.astype(kind, copy=False))
