@@ -78,7 +78,7 @@ def complete_rows(machine, key, v, known, *, sweeps: int, mean: bool):
 @jax.jit
 def complete(machine, key, values, known, sweeps):
     """Sweeps with some units held: the last draw, and means of E[v | h] over the second half."""
-    held = spread(machine, known).astype(bool)
+    held = jnp.asarray(spread(machine, known), bool)
     fixed = jnp.where(held, columns(machine, values), 0)
     bias = machine.visible_bias[None]
 
