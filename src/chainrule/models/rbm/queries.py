@@ -1,7 +1,6 @@
 """Answers about rows of data, and draws: one compiled program each, for all weights, temperatures and data of a shape."""
 
 from functools import partial
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -60,7 +59,7 @@ def sample_from(machine, key, values, sweeps):
 def complete_rows(machine, key, v, known, *, sweeps: int, mean: bool):
     """See `RBM.complete`."""
     given = np.asarray(v)
-    several = np.atleast_2d(given)
+    several: np.ndarray = np.atleast_2d(given)
     mask = as_known(machine, known, len(several))
     if several.shape != mask.shape:
         raise ValueError(f"v has shape {given.shape}; wanted (rows, {machine.num_visible})")
@@ -69,7 +68,7 @@ def complete_rows(machine, key, v, known, *, sweeps: int, mean: bool):
     if sweeps < 1:
         raise ValueError(f"sweeps is {sweeps}; at least one is needed")
     drawn, means = complete(machine, key, rows.values, mask, sweeps)
-    found = np.asarray(means if mean else drawn)
+    found: np.ndarray = np.asarray(means if mean else drawn)
     # Known entries are copied from what was given, on the host, and not from what became of them on the way.
     kind = given.dtype if given.dtype.kind == "f" or (machine.discrete and not mean) else found.dtype
     filled = np.where(mask, several.astype(kind, copy=False), found.astype(kind, copy=False))
@@ -79,8 +78,7 @@ def complete_rows(machine, key, v, known, *, sweeps: int, mean: bool):
 @jax.jit
 def complete(machine, key, values, known, sweeps):
     """Sweeps with some units held: the last draw, and means of E[v | h] over the second half."""
-    mask: Any = spread(machine, known)
-    held = mask.astype(bool)
+    held = jnp.asarray(spread(machine, known), bool)
     fixed = jnp.where(held, columns(machine, values), 0)
     bias = machine.visible_bias[None]
 
