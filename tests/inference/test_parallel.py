@@ -43,3 +43,16 @@ def test_falls_back_where_floats_underflow():
     found = COMPILED["many"](cr.Chain(np.log(np.float32([0.5, 0.5])), never, node))
     np.testing.assert_allclose(found.log_partition, -200 + np.log(0.5), rtol=1e-6)
     np.testing.assert_allclose(found.unary[:, 1], 1.0, atol=1e-6)
+
+
+def test_chunks_that_lose_the_row_that_counts_are_noticed():
+    """States that hardly mix: a chunk's product has one scale, and the row that it is entered by may be far below it."""
+    rng = np.random.default_rng(0)
+    for _ in range(300):
+        leak = rng.uniform(0, 90)
+        pair = np.where(np.eye(3, dtype=bool), 0, -leak * rng.uniform(0.3, 1, (3, 3)))
+        node = np.repeat(rng.normal(size=(6, 3)) * rng.choice([1, 5, 10, 20]), 6, axis=0)
+        chain = cr.Chain(*(np.float32(x) for x in (-rng.uniform(0, 60, 3), pair, node)))
+        one, many = COMPILED["one"](chain), COMPILED["many"](chain)
+        assert float(many.log_partition) == pytest.approx(float(one.log_partition), rel=1e-4, abs=1e-3)
+        np.testing.assert_allclose(many.unary, one.unary, atol=1e-3)

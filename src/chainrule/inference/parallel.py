@@ -21,7 +21,7 @@ from functools import partial
 import jax
 import jax.numpy as jnp
 from jax import lax
-from jaxtyping import Array, Float
+from jaxtyping import Array, Bool, Float
 
 from ..forms.chain import Chain
 from . import rows, scaled
@@ -55,7 +55,8 @@ def marginals(chain: Chain) -> ChainMarginals:
     return ChainMarginals(rows.add_up(weight, s.terms), s.marginals * weight[:, None], counts)
 
 
-def _sweep(w: scaled.Weights) -> scaled.Sweep:
+def _sweep(w: scaled.Weights) -> tuple[scaled.Sweep, Bool[Array, ""]]:
+    """All messages, and whether those that the products brought to the chunks' ends are those that the chunks found."""
     time, states = w.likelihood.shape
     length = max(1, math.isqrt(time))
     chunks = -(-time // length)
@@ -112,16 +113,27 @@ def _sweep(w: scaled.Weights) -> scaled.Sweep:
         return (filtered, message), (filtered, constant, backward)
 
     reverse = jax.tree.map(lambda x: x[::-1], steps)
-    filtered, constant, backward = lax.scan(both, (entering, leaving), (steps, reverse))[1]
-    return scaled.Sweep(join(filtered), join(backward[::-1]), join(constant))
+    (end, begin), (filtered, constant, backward) = lax.scan(both, (entering, leaving), (steps, reverse))
+    sound = _agree(end[:, :-1], entering[:, 1:]) & _agree(begin[:, 1:], leaving[:, :-1])
+    return scaled.Sweep(join(filtered), join(backward[::-1]), join(constant)), sound
+
+
+def _agree(a, b):
+    """Whether messages agree, in each state that is not so improbable that the certificate watches over it.
+
+    A product keeps one scale for all its entries: a row that is far below the others may hold nothing but what underflow
+    was raised to, and that may be the one row which counts.
+    """
+    limits, larger = jnp.finfo(a.dtype), jnp.maximum(a, b)
+    return jnp.all((jnp.abs(a - b) <= 1e-3 * larger) | (larger < limits.tiny / limits.eps**2))
 
 
 def _fast(initial, transition, node, start, weight):
     w = scaled.weights(initial, transition, node, start)
-    s = _sweep(w)
+    s, sound = _sweep(w)
     mass, marginals, by_initial, by_transition = scaled.accumulate(w, s, weight)
     counts = (w.initial * by_initial, w.transition * by_transition)
-    return rows.Smoothed(jnp.log(s.constant) + w.log_scale, marginals, *counts, *counts), scaled.trusted(mass)
+    return rows.Smoothed(jnp.log(s.constant) + w.log_scale, marginals, *counts, *counts), scaled.trusted(mass) & sound
 
 
 def smooth(initial, transition, node, start, weight) -> rows.Smoothed:
