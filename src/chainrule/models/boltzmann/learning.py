@@ -191,7 +191,7 @@ def _exact_fit(couplings, parameters, rows, counts, shown, penalties, limits, to
 
 class _State(NamedTuple):
     parameters: Any  # bias, weights
-    velocity: Any  # of the momentum, or the state of the caller's optimiser
+    velocity: Any  # of the momentum if there is any, or the state of the caller's optimiser
     chains: Any
     means: Any  # running means μ of all nodes
     step: Any
@@ -268,7 +268,8 @@ def _run(key, couplings, parameters, rows, shown, method, token, *, spins, size,
     model = build(*parameters)
     means = positive(first, model, jnp.resize(rows, (size, visible))).astype(dtype).mean(axis=1)[couplings.rank]
     solver = method.optimiser
-    inner = jax.tree.map(jnp.zeros_like, parameters) if solver is None else solver.init(parameters)
+    still = None if method.momentum is None else jax.tree.map(jnp.zeros_like, parameters)
+    inner = still if solver is None else solver.init(parameters)
     chains = gibbs.random_state(first, model, method.chains)
     start = _State(parameters, inner, chains, means, jnp.zeros((), jnp.int32))
     state, history = lax.fori_loop(0, method.epochs, epoch, (start, jnp.full(room, jnp.nan, dtype)))
@@ -288,9 +289,11 @@ def _follow(couplings, state, gradient, method, whole):
     if method.optimiser is None:
         share = state.step.astype(dtype) / whole
         rate = jnp.asarray(method.learning_rate, dtype) * (1 - (1 - jnp.asarray(method.decay, dtype)) * share)
-        momentum = jnp.asarray(method.momentum, dtype)
-        velocity = jax.tree.map(lambda v, g: momentum * v + g, state.velocity, (for_bias, for_weights))
-        update = jax.tree.map(lambda v: rate * v, velocity)
+        velocity, along = None, (for_bias, for_weights)
+        if method.momentum is not None:
+            momentum = jnp.asarray(method.momentum, dtype)
+            velocity = along = jax.tree.map(lambda v, g: momentum * v + g, state.velocity, along)
+        update = jax.tree.map(lambda v: rate * v, along)
     else:
         with jax.numpy_dtype_promotion("standard"):
             down = jax.tree.map(jnp.negative, (for_bias, for_weights))
