@@ -13,7 +13,7 @@ import networkx as nx
 import numpy as np
 from jaxtyping import Array, Float, Int
 
-from ..forms.layouts import Bipartite, Dense, Lattice, Neighbours
+from ..forms.layouts import Bipartite, Dense, Lattice, Neighbours, as_floats
 from ..forms.pairwise import Pairwise
 from .colouring import adjacency, colour, slices
 
@@ -56,6 +56,7 @@ class Couplings(eqx.Module):
         self, bias: Float[Array, " node"], weights: Float[Array, " edge"], constant=0.0, *, spins: bool = False
     ) -> Pairwise:
         """The form with these biases and weights, both in the caller's numbering."""
+        bias, weights = as_floats(bias), as_floats(weights)
         padded = jnp.concatenate([weights, jnp.zeros(1, weights.dtype)])
         tables = tuple(padded[slot] for slot in self.slots)
         coupling = Neighbours(self.index, tables) if self.layout is Neighbours else self.layout(*tables)
