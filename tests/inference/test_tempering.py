@@ -83,3 +83,11 @@ def test_other_temperatures_compile_nothing():
         KEY, tempering.start(START, model, 4, 3), two_modes(0.5), jnp.float32([0.2, 0.6, 1]), 2, 4
     )
     assert (tempering.simulated_annealing._cache_size(), tempering.parallel_tempering._cache_size()) == sizes
+
+
+@pytest.mark.parametrize(("levels", "betas"), [(1, [1.0]), (2, [0.1, 0.5, 1.0])])
+def test_a_ladder_has_a_level_for_each_copy_and_two_at_least(levels, betas):
+    model = Pairwise(jnp.zeros(2), Dense(jnp.array([[0.0, 1.0], [1.0, 0.0]])))
+    state = tempering.start(jax.random.key(0), model, 2, levels)
+    with pytest.raises(ValueError, match="at least two"):
+        tempering.parallel_tempering(jax.random.key(1), state, model, jnp.array(betas), 3)

@@ -125,8 +125,13 @@ def parallel_tempering(
         thin: sweeps, each with its exchanges, before every record.
         statistic: what to record of the copies at the last β, a function of model and state (node, chain); keep the
             object, since a new one is compiled anew.
+
+    Raises:
+        ValueError: fewer than two levels, or states of another number of them.
     """
     nodes, chains, levels = state.shape
+    if betas.shape != (levels,) or levels < 2:
+        raise ValueError(f"betas has shape {betas.shape} for {levels} levels of states; wanted as many, at least two")
     ladder = jnp.tile(betas, chains)  # of each column of the flat state
     gaps = jnp.arange(levels - 1)
 
