@@ -6,29 +6,21 @@
     python benchmarks/compare.py --threads 1             # one core for everybody
     python benchmarks/compare.py --write                 # also put the tables into README.md
 
-Nothing here imports JAX: every measurement runs in a process of its own (`measure.py`). In each, chainrule and one
-rival are warmed up and then timed in turns, so that whatever else the machine does falls on both; what is quoted is the
-median over pairs of the ratio chainrule / rival, of wall time and of processor time (all threads). Below 1, chainrule
-is faster. Cold calls, memory and imports are measured in fresh processes too, the libraries again in turns.
+Every measurement runs in a process of its own (`measure.py`). In each, chainrule and one rival are warmed up and then
+timed in turns, so that whatever else the machine does falls on both; what is quoted is the median over pairs of the ratio
+chainrule / rival, of wall time and of processor time (all threads). Below 1, chainrule is faster. Cold calls, memory and
+imports are measured in fresh processes too, the libraries again in turns.
 """
 
-import argparse
-import importlib.metadata
-import importlib.util
-import json
-import os
-import platform
 import statistics
 import subprocess
 import sys
 import time
-from datetime import date
-from pathlib import Path
 
 from data import TASKS
+from report import load, machine, markdown, parse, parser, run, write
 from rivals import IMPORTS, RIVALS
 
-HERE = Path(__file__).parent
 SECTIONS = ("warm", "cold", "memory", "import")
 MARKS = "<!-- tables: written by compare.py -->", "<!-- end of tables -->"
 PACKAGES = ["chainrule", "jax", "jaxlib", "numpy", "hmmlearn", "dynamax", "tfp-nightly"]
@@ -37,8 +29,6 @@ DTYPE = {"hmmlearn": "float64"}
 
 def main():
     options = _options()
-    if options.threads:
-        limit_threads(options.threads)
     parts = [f"{machine(PACKAGES)} Sizes are in data.py; float32 except for hmmlearn (float64)."]
     before = load()
     if "warm" in options.only:
@@ -57,20 +47,13 @@ def main():
 
 
 def _options():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("tasks", nargs="*", metavar="task", help="letters of data.py; all by default")
-    parser.add_argument("--pairs", type=int, default=21, help="timed pairs of calls; slow tasks take fewer, at least 7")
-    parser.add_argument("--processes", type=int, default=3, help="fresh processes for each cold call")
-    parser.add_argument("--imports", type=int, default=15, help="fresh processes for each import")
-    parser.add_argument("--threads", type=int, help="cores that every process may use; all by default")
-    parser.add_argument("--only", nargs="+", choices=SECTIONS, default=SECTIONS)
-    parser.add_argument("--rivals", action="store_true", help="leave chainrule out")
-    parser.add_argument("--write", action="store_true", help="replace the tables of README.md")
-    options = parser.parse_args()
-    options.tasks = "".join(options.tasks) or TASKS
-    if unknown := set(options.tasks) - set(TASKS):
-        parser.error(f"unknown tasks {sorted(unknown)}; there are {', '.join(TASKS)}")
-    return options
+    arguments = parser(__doc__, TASKS)
+    arguments.add_argument("--pairs", type=int, default=21, help="timed pairs; slow tasks take fewer, at least 7")
+    arguments.add_argument("--processes", type=int, default=3, help="fresh processes for each cold call")
+    arguments.add_argument("--imports", type=int, default=15, help="fresh processes for each import")
+    arguments.add_argument("--only", nargs="+", choices=SECTIONS, default=SECTIONS)
+    arguments.add_argument("--rivals", action="store_true", help="leave chainrule out")
+    return parse(arguments, TASKS)
 
 
 def warm(tasks, pairs, alone) -> str:
@@ -175,42 +158,8 @@ def imports(processes, alone) -> str:
     return f"### Imports\n\n`python -c '…'`, {processes} fresh processes each, in turns.\n\n" + markdown(rows)
 
 
-def write(text: str, begin: str, end: str):
-    """Put tables between two marks of README.md."""
-    readme = HERE / "README.md"
-    before, rest = readme.read_text().split(begin)
-    after = rest.split(end)[1]
-    readme.write_text(f"{before}{begin}\n\n{text}\n\n{end}{after}")
-
-
-def machine(packages) -> str:
-    """Say what was measured on what."""
-    versions = ", ".join(f"{name} {_version(name)}" for name in packages)
-    flags = os.environ.get("XLA_FLAGS") or "unset"
-    return (
-        f"Measured {date.today()} on {_processor()}, cores for every library: {cores()}; {_memory()} memory; "
-        f"{platform.system()}, Python {platform.python_version()}; {versions}; XLA_FLAGS {flags}."
-    )
-
-
 def _measure(**order) -> dict:
     return run("measure.py", order)
-
-
-def run(script: str, order: dict, *, minutes: float = 20, **variables) -> dict:
-    """Start a script afresh, with environment variables of its own, and read the JSON that it prints last."""
-    command = [sys.executable, str(HERE / script), json.dumps(order)]
-    environment = {name: value for name, value in os.environ.items() if name != "JAX_COMPILATION_CACHE_DIR"} | variables
-    sys.stderr.write(f"{' '.join(map(str, order.values()))}\n")
-    try:
-        done = subprocess.run(
-            command, check=False, capture_output=True, text=True, timeout=60 * minutes, env=environment
-        )
-        return json.loads(done.stdout.strip().splitlines()[-1])
-    except subprocess.TimeoutExpired:
-        return {"failure": f"took more than {minutes:g} minutes"}
-    except (IndexError, json.JSONDecodeError):
-        return {"failure": f"the process ended with code {done.returncode}"}
 
 
 def _median(side, clock):
@@ -224,48 +173,6 @@ def _error(side):
         return ""
     nats, other = side["error"]
     return f"{nats:+.2g}" + ("" if other is None else f", {other:.0e}")
-
-
-def markdown(rows):
-    width = rows[0].count("|") + 1
-    return "\n".join(f"| {row} |" for row in [rows[0], " | ".join(["---"] * width), *rows[1:]])
-
-
-def limit_threads(count):
-    available = sorted(os.sched_getaffinity(0))
-    os.sched_setaffinity(0, available[:count])  # inherited by every measurement; XLA sizes its thread pool by it
-    for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
-        os.environ[name] = str(count)
-
-
-def cores():
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-
-
-def load():
-    return f"{os.getloadavg()[0]:.2f}"
-
-
-def _processor():
-    path = Path("/proc/cpuinfo")
-    names = (
-        [line.split(":")[1].strip() for line in path.read_text().splitlines() if line.startswith("model name")]
-        if path.exists()
-        else []
-    )
-    return names[0] if names else platform.processor()
-
-
-def _memory():
-    return f"{os.sysconf('SC_PAGE_SIZE') * os.sysconf('SC_PHYS_PAGES') / 2**30:.0f} GiB"
-
-
-def _version(name):
-    try:
-        return importlib.metadata.version(name)
-    except importlib.metadata.PackageNotFoundError:
-        found = importlib.util.find_spec(name)  # run from a checkout, not installed
-        return importlib.import_module(name).__version__ if found else "(not installed)"
 
 
 if __name__ == "__main__":

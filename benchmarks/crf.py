@@ -15,50 +15,34 @@
 | cold | 20 iterations on 1000 sentences in a fresh process |
 | neural, step | a network under the CRF: see `crf_neural.py` |
 
-FOLDER holds train.txt and test.txt of CoNLL-2000; the features are in `crf_data.py`. As in `compare.py` nothing here
-imports JAX: every measurement runs in a process of its own (`crf_measure.py`). Each task has its own place in README.md.
+FOLDER holds train.txt and test.txt of CoNLL-2000; the features are in `crf_data.py`. Every measurement runs in a
+process of its own (`crf_measure.py`).
 """
 
-import argparse
 import statistics
 import sys
 
 import crf_neural
-from compare import cores, limit_threads, load, machine, markdown, run, write
+from report import cores, markdown, parse, parser, run, tables
 
 PACKAGES = ["chainrule", "jax", "jaxlib", "numpy", "python-crfsuite", "torch", "pytorch-crf"]
 
 
 def main():
     options = _options()
-    if options.threads:
-        limit_threads(options.threads)
-    for task in options.tasks:
-        before = load()
-        table = TASKS[task](options)
-        loads = f"Load of the machine (1-minute average) before and after: {before} and {load()}."
-        text = "\n\n".join([f"### {task}: {TITLES[task]}", table, f"{machine(PACKAGES)} {loads}"])
-        print(text, end="\n\n", flush=True)
-        if options.write:
-            write(text, f"<!-- crf.py {task} -->", f"<!-- end of {task} -->")
+    tables("crf.py", options, TITLES, PACKAGES, lambda task: TASKS[task](options))
 
 
 def _options():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("tasks", nargs="*", metavar="task", help=f"of {', '.join(TASKS)}; all by default")
-    parser.add_argument(
+    arguments = parser(__doc__, TASKS)
+    arguments.add_argument(
         "--conll2000", metavar="FOLDER", help="where train.txt and test.txt are; dense and step need none"
     )
-    parser.add_argument("--limit", type=int, help="take the first sentences only")
-    parser.add_argument("--processes", type=int, default=3, help="fresh processes for what is short, in turns")
-    parser.add_argument("--threads", type=int, help="cores that every process may use; all by default")
-    parser.add_argument("--write", action="store_true", help="replace the tables of README.md")
-    options = parser.parse_args()
-    options.tasks = options.tasks or list(TASKS)
-    if unknown := set(options.tasks) - set(TASKS):
-        parser.error(f"unknown tasks {sorted(unknown)}; there are {', '.join(TASKS)}")
+    arguments.add_argument("--limit", type=int, help="take the first sentences only")
+    arguments.add_argument("--processes", type=int, default=3, help="fresh processes for what is short, in turns")
+    options = parse(arguments, TASKS)
     if options.conll2000 is None and set(options.tasks) - {"dense", "step"}:
-        parser.error("give --conll2000 FOLDER")
+        arguments.error("give --conll2000 FOLDER")
     return options
 
 

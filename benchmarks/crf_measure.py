@@ -17,8 +17,8 @@ from contextlib import contextmanager
 import crf_neural
 import crf_ours
 import crf_rivals
-from compare import limit_threads
 from measure import describe
+from report import limit_threads
 
 
 class Watch:

@@ -13,7 +13,7 @@ import json
 import statistics
 import sys
 
-from compare import cores, markdown, run
+from report import cores, markdown, run
 
 EPOCHS, HELD_OUT, SEEDS = 20, 900, (0, 1)
 SIZES = {"batch": 32, "time_": 50, "hidden": 100, "embedding": 100, "labels": 23, "vocabulary": 10_000}

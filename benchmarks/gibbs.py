@@ -10,14 +10,13 @@
 | build | random 6-regular graph of 100 000 nodes, from a networkx graph to one sample in a fresh process |
 
 Speeds are updates of a node in a chain per second, warm, over 20 sweeps a call. thrml gets the colours that chainrule
-found, and one vmap over chains, as its examples have it. As in `compare.py` nothing here imports JAX: every
-measurement runs in a process of its own (`gibbs_measure.py`).
+found, and one vmap over chains, as its examples have it. Every measurement runs in a process of
+its own (`gibbs_measure.py`).
 """
 
-import argparse
 import statistics
 
-from compare import limit_threads, load, machine, markdown, run, write
+from report import markdown, parse, parser, run, tables
 
 PACKAGES = ["chainrule", "jax", "jaxlib", "numpy", "networkx", "thrml"]
 TITLES = {
@@ -30,31 +29,17 @@ AIMS = {"sparse": "at least 3", "lattice": "at least 25", "build": "at most 0.2"
 
 def main():
     options = _options()
-    if options.threads:
-        limit_threads(options.threads)
-    for task in options.tasks:
-        before = load()
-        table = build(options) if task == "build" else speed(options, task)
-        loads = f"Load of the machine (1-minute average) before and after: {before} and {load()}."
-        text = "\n\n".join([f"### {task}: {TITLES[task]}", table, f"{machine(PACKAGES)} {loads}"])
-        print(text, end="\n\n", flush=True)
-        if options.write:
-            write(text, f"<!-- gibbs.py {task} -->", f"<!-- gibbs.py end of {task} -->")
+    tables(
+        "gibbs.py", options, TITLES, PACKAGES, lambda task: build(options) if task == "build" else speed(options, task)
+    )
 
 
 def _options():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("tasks", nargs="*", metavar="task", help=f"of {', '.join(TITLES)}; all by default")
-    parser.add_argument("--rounds", type=int, default=9, help="calls of each side, in turns")
-    parser.add_argument("--processes", type=int, default=3, help="fresh processes of each library for `build`")
-    parser.add_argument("--minutes", type=float, default=5, help="longest that one measurement may take")
-    parser.add_argument("--threads", type=int, help="cores that every process may use; all by default")
-    parser.add_argument("--write", action="store_true", help="replace the tables of README.md")
-    options = parser.parse_args()
-    options.tasks = options.tasks or list(TITLES)
-    if unknown := set(options.tasks) - set(TITLES):
-        parser.error(f"unknown tasks {sorted(unknown)}; there are {', '.join(TITLES)}")
-    return options
+    arguments = parser(__doc__, TITLES)
+    arguments.add_argument("--rounds", type=int, default=9, help="calls of each side, in turns")
+    arguments.add_argument("--processes", type=int, default=3, help="fresh processes of each library for `build`")
+    arguments.add_argument("--minutes", type=float, default=5, help="longest that one measurement may take")
+    return parse(arguments, TITLES)
 
 
 def speed(options, task) -> str:

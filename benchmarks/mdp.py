@@ -14,14 +14,13 @@ The problems are those of `mdp_data.py`, where everything about them is written 
 | variants | 1000 processes of 500 states that share their successors, beside one of them |
 
 All solves go from NumPy arrays, in the form that each library likes best, to values within 1e-6 in float64, by the
-defaults of chainrule and by the methods of the rivals that get there. As in `compare.py` nothing here imports JAX: every
-measurement runs in a process of its own (`mdp_measure.py`). Each task has its own place in README.md.
+defaults of chainrule and by the methods of the rivals that get there. Every measurement runs in a process of
+its own (`mdp_measure.py`).
 """
 
-import argparse
 import statistics
 
-from compare import limit_threads, load, machine, markdown, run, write
+from report import markdown, parse, parser, run, tables
 
 PACKAGES = ["chainrule", "jax", "jaxlib", "numpy", "scipy", "quantecon", "numba", "mdpsolver"]
 MPI, VI, PI = "quantecon, MPI", "quantecon, VI", "quantecon, PI"
@@ -53,32 +52,17 @@ TITLES = {
 
 def main():
     options = _options()
-    if options.threads:
-        limit_threads(options.threads)
-    for task in options.tasks:
-        before = load()
-        table = {"cold": cold, "variants": variants}.get(task, problem)(options, task)
-        loads = f"Load of the machine (1-minute average) before and after: {before} and {load()}."
-        text = "\n\n".join([f"### {task}: {TITLES[task]}", table, f"{machine(PACKAGES)} {loads}"])
-        print(text, end="\n\n", flush=True)
-        if options.write:
-            write(text, f"<!-- mdp.py {task} -->", f"<!-- mdp.py end of {task} -->")
+    special = {"cold": cold, "variants": variants}
+    tables("mdp.py", options, TITLES, PACKAGES, lambda task: special.get(task, problem)(options, task))
 
 
 def _options():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("tasks", nargs="*", metavar="task", help=f"of {', '.join(TITLES)}; all by default")
-    parser.add_argument("--pairs", type=int, default=21, help="pairs of calls in turns, fewer if they take long")
-    parser.add_argument("--processes", type=int, default=5, help="fresh processes for each cold start")
-    parser.add_argument("--minutes", type=float, default=20, help="longest that one measurement may take")
-    parser.add_argument("--threads", type=int, help="cores that every process may use; all by default")
-    parser.add_argument("--rivals", action="store_true", help="leave chainrule out")
-    parser.add_argument("--write", action="store_true", help="replace the tables of README.md")
-    options = parser.parse_args()
-    options.tasks = options.tasks or list(TITLES)
-    if unknown := set(options.tasks) - set(TITLES):
-        parser.error(f"unknown tasks {sorted(unknown)}; there are {', '.join(TITLES)}")
-    return options
+    arguments = parser(__doc__, TITLES)
+    arguments.add_argument("--pairs", type=int, default=21, help="pairs of calls in turns, fewer if they take long")
+    arguments.add_argument("--processes", type=int, default=5, help="fresh processes for each cold start")
+    arguments.add_argument("--minutes", type=float, default=20, help="longest that one measurement may take")
+    arguments.add_argument("--rivals", action="store_true", help="leave chainrule out")
+    return parse(arguments, TITLES)
 
 
 def problem(options, name) -> str:

@@ -4,8 +4,8 @@
     python benchmarks/rbm.py --mnist FOLDER epoch --threads 1     # one core for everybody
     python benchmarks/rbm.py --mnist FOLDER small --write         # also put the table into README.md
 
-FOLDER holds the four gzipped files of MNIST, `train-images-idx3-ubyte.gz` and so on. As in `mdp.py` nothing here imports
-JAX: every measurement runs in a process of its own (`rbm_measure.py`), and each task has its own place in README.md.
+FOLDER holds the four gzipped files of MNIST, `train-images-idx3-ubyte.gz` and so on. Every measurement runs in
+a process of its own (`rbm_measure.py`).
 
 | task | work |
 |---|---|
@@ -14,12 +14,9 @@ JAX: every measurement runs in a process of its own (`rbm_measure.py`), and each
 | large | 784 × 500, log Z between annealed importance sampling and its reverse |
 """
 
-import argparse
-import json
 import statistics
-from pathlib import Path
 
-from compare import cores, limit_threads, load, machine, markdown, run, write
+from report import cores, markdown, parse, parser, run, tables
 
 PACKAGES = ["chainrule", "jax", "jaxlib", "numpy", "scikit-learn", "torch"]
 RIVALS = ("scikit-learn", "numpy", "torch")
@@ -32,41 +29,26 @@ TITLES = {
 
 def main():
     options = _options()
-    if options.threads:
-        limit_threads(options.threads)
-    for task in options.tasks:
-        before = load()
-        table = {"epoch": epoch, "small": small, "large": large}[task](options)
-        loads = f"Load of the machine (1-minute average) before and after: {before} and {load()}."
-        loads = "" if options.report else loads
-        text = "\n\n".join([f"### {task}: {TITLES[task]}", table, f"{machine(PACKAGES)} {loads}".strip()])
-        print(text, end="\n\n", flush=True)
-        if options.write:
-            place = f"epoch {cores()}" if task == "epoch" else task
-            write(text, f"<!-- rbm.py {place} -->", f"<!-- rbm.py end of {place} -->")
+    makers = {"epoch": epoch, "small": small, "large": large}
+    tables(
+        "rbm.py",
+        options,
+        TITLES,
+        PACKAGES,
+        lambda task: makers[task](options),
+        place=lambda task: f"epoch {cores()}" if task == "epoch" else task,
+    )
 
 
 def _options():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("tasks", nargs="*", metavar="task", help=f"of {', '.join(TITLES)}; all by default")
-    parser.add_argument("--mnist", required=True, help="folder of MNIST")
-    parser.add_argument("--pairs", type=int, default=5, help="timed pairs of fits")
-    parser.add_argument("--minutes", type=float, default=90, help="longest that one measurement may take")
-    parser.add_argument("--threads", type=int, help="cores that every process may use; all by default")
-    parser.add_argument(
-        "--report", type=Path, help="JSON that rbm_measure.py printed earlier, instead of measuring anew"
-    )
-    parser.add_argument("--write", action="store_true", help="replace the tables of README.md")
-    options = parser.parse_args()
-    options.tasks = options.tasks or list(TITLES)
-    if unknown := set(options.tasks) - set(TITLES):
-        parser.error(f"unknown tasks {sorted(unknown)}; there are {', '.join(TITLES)}")
-    return options
+    arguments = parser(__doc__, TITLES)
+    arguments.add_argument("--mnist", required=True, help="folder of MNIST")
+    arguments.add_argument("--pairs", type=int, default=5, help="timed pairs of fits")
+    arguments.add_argument("--minutes", type=float, default=90, help="longest that one measurement may take")
+    return parse(arguments, TITLES)
 
 
 def _measure(options, **order) -> dict:
-    if options.report:
-        return json.loads(options.report.read_text().strip().splitlines()[-1])
     return run("rbm_measure.py", {**order, "folder": options.mnist}, minutes=options.minutes)
 
 
