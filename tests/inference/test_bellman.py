@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 import chainrule as cr
-from chainrule.inference import bellman
+from chainrule.inference import bellman, bellman_batch
 
 
 def a_process(seed=0, states=12, discount=0.9):
@@ -223,6 +223,21 @@ def test_processes_side_by_side(layout, varies):
         assert (found.lower[n] <= wanted).all()
         assert (wanted <= found.upper[n]).all()
         assert found.gap[n] <= 1e-3
+
+
+def test_blocks_of_processes_are_those_processes(monkeypatch):
+    """Seven processes in blocks of three, of which the last begins early."""
+    monkeypatch.setattr(bellman_batch, "_FEWEST", 3)
+    monkeypatch.setattr(bellman_batch, "_CACHE", 1)
+    rewards = np.random.default_rng(1).normal(size=(7, 12, 3)).astype(np.float32)
+    rewards[:3] *= 1e-3
+    mdp = cr.MDP(**a_process(discount=0.5))
+    found = jax.vmap(lambda r: mdp.replace(rewards=r).solve(tolerance=1e-3))(rewards)
+    for n, reward in enumerate(rewards):
+        wanted = mdp.replace(rewards=reward).solve(tolerance=1e-9).values
+        assert (found.lower[n] <= wanted).all()
+        assert (wanted <= found.upper[n]).all()
+    assert found.iterations[0] < found.iterations[3] == found.iterations[6]  # each block stops on its own
 
 
 def _wide(rng):

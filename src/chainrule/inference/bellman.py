@@ -19,7 +19,7 @@ from jax.custom_batching import custom_vmap
 from jax.custom_derivatives import zero_from_primal
 
 from ..forms.transitions import Transitions
-from .bellman_batch import macqueen, settled, side_by_side
+from .bellman_batch import in_blocks, macqueen, settled
 
 
 class Solved(NamedTuple):
@@ -225,9 +225,8 @@ def _many(axis_size, in_batched, form: Transitions, tolerance, most, sweeps):
         axes = jax.tree.map(lambda b: 0 if b else None, tuple(in_batched))
         found = jax.vmap(_one, in_axes=axes, axis_size=axis_size)(form, tolerance, most, sweeps)
     else:
-        found = side_by_side(form, batched, tolerance, most)
-        whole = jax.tree.map(lambda leaf: jnp.broadcast_to(leaf, (*leaf.shape[:-1], axis_size)), found)
-        found = jax.tree.map(lambda leaf: jnp.moveaxis(leaf, -1, 0), whole)
+        found = in_blocks(form, batched, tolerance, most, axis_size)
+        found = jax.tree.map(lambda leaf: jnp.moveaxis(leaf, -1, 0), found)
     return found, jax.tree.map(lambda _: True, found)
 
 
