@@ -29,7 +29,7 @@ def random_process(seed, *, states=30, actions=4, width=3, ties=False, ends=Fals
     probs = rng.dirichlet(np.ones(width), shape)
     rewards = np.round(rng.normal(size=shape), 1) * (seed % 5 > 0)
     mask = rng.random(shape) < 0.8
-    mask[:, 0] = True
+    mask[np.arange(states), rng.integers(0, actions, states)] = True
     successors[1] = 1  # absorbing, and paying for it
     if ties:  # every action twice
         successors, probs = np.concatenate([successors] * 2, 1), np.concatenate([probs] * 2, 1)

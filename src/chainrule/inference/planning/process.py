@@ -41,18 +41,26 @@ class Process:
     Attributes:
         matrix: (S·A, S), or (U, S) with `rows`; CSR, or a dense array.
         rows: which row (s, a) has, shape (S, A), or None.
-        reward: (S, A), −inf where an action is infeasible. States that end the process have one action, worth 0.
-        mask: where an action is feasible, those of states that end the process included.
+        reward: (S, A), −inf where an action is infeasible; 0 for all feasible ones of states that end the process.
+        mask: where an action is feasible; terminal states, which have none, are given the first one.
         ends: True where the process ends: terminal states, and states that cannot be left and pay nothing.
         discount: γ.
+
+    Args:
+        form: the transitions.
+        idle_ends: False leaves states that cannot be left and pay nothing going on like all others.
+        normalised: divide rows by their sums, which makes a copy; otherwise they are taken as they are.
     """
 
     matrix: Any
 
-    def __init__(self, form: Transitions, *, discount: float | None = None):
+    def __init__(self, form: Transitions, *, idle_ends: bool = True, normalised: bool = False):
         probs = np.asarray(form.probabilities).astype(np.float64, copy=False)
+        if normalised:
+            sums = probs.sum(axis=-1, keepdims=True)
+            probs = probs / np.where(sums > 0, sums, 1)
         self.num_states, self.num_actions = form.num_states, form.num_actions
-        self.discount = float(form.discount) if discount is None else discount
+        self.discount = float(form.discount)
         self.rows = None if form.rows is None else np.asarray(form.rows)
         if form.successors is None:
             self.matrix = _thin(probs.reshape(-1, self.num_states))
@@ -64,15 +72,16 @@ class Process:
                 (probs.reshape(-1), successors, start), shape=(len(start) - 1, self.num_states)
             )
         self.pieces = _cut(self.matrix)
-        terminal, feasible = np.asarray(form.terminal), np.asarray(form.mask)
+        self.terminal, feasible = np.asarray(form.terminal), np.asarray(form.mask)
         self.reward = np.asarray(form.rewards).astype(np.float64, copy=False)
-        self.ends = terminal | self._idle(feasible)
+        self.ends = self.terminal | self._idle(feasible) if idle_ends else self.terminal
         self._ended = np.flatnonzero(self.ends)
         self.mask = feasible
-        if len(self._ended) or not feasible.all():
+        if not feasible.all():
+            over = np.flatnonzero(self.terminal)
             self.mask, self.reward = feasible.copy(), np.where(feasible, self.reward, -np.inf)
-            self.mask[self._ended] = np.arange(self.num_actions) == 0
-            self.reward[self._ended] = np.where(np.arange(self.num_actions) == 0, 0, -np.inf)
+            self.mask[over] = np.arange(self.num_actions) == 0
+            self.reward[over] = np.where(self.mask[over], 0, -np.inf)
         # the largest number of terms and the largest reward bound what rounding can do
         self.width = probs.shape[-1]
         paid = np.asarray(form.rewards)
@@ -95,7 +104,7 @@ class Process:
         q *= self.discount
         q += self.reward
         if len(self._ended):
-            q[self._ended, 0] = 0
+            q[self._ended] = self.reward[self._ended]
         return q
 
     def block(self, states: slice) -> Callable[[np.ndarray], np.ndarray]:
@@ -105,15 +114,16 @@ class Process:
 
         def action_values(v):
             q = reward + self.discount * (matrix @ v).reshape(reward.shape)
-            q[ended, 0] = 0
+            q[ended] = reward[ended]
             return q
 
         return action_values
 
     def follow(self, policy: np.ndarray) -> Chain:
-        """The chain under a deterministic policy (S,). Rows of states that end the process are zero."""
+        """The chain under a deterministic policy (S,). Rows and rewards of states that end the process are zero."""
         states = np.arange(self.num_states)
         reward = self.reward[states, policy]
+        reward[self._ended] = 0
         chosen = self.row(states, policy)
         if not sparse.issparse(self.matrix):
             matrix = self.matrix[chosen]

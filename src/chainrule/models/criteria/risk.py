@@ -39,9 +39,9 @@ class Soft:
         if not 0 < self.temperature < math.inf:
             raise ValueError(f"temperature is {self.temperature}; wanted a positive number")
 
-    def solve(self, mdp, process, *, method, start, horizon, tolerance, most, report):
+    def solve(self, mdp, process, *, method, start, horizon, final, tolerance, most, report):
         """See `MDP.solve`."""
-        refuse(self, method=method, horizon=horizon)
+        refuse(self, method=method, horizon=horizon, final=final)
         needs_discount(self, process)
         backup = SoftBackup(process, mdp.transitions, self.temperature)
         found = fixed_point(backup, beginning(mdp, process, start), tolerance=tolerance, most=most, report=report)
@@ -79,9 +79,9 @@ class Entropic:
         if not math.isfinite(self.risk_aversion):
             raise ValueError(f"risk_aversion is {self.risk_aversion}; wanted a finite number")
 
-    def solve(self, mdp, process, *, method, start, horizon, tolerance, most, report):
+    def solve(self, mdp, process, *, method, start, horizon, final, tolerance, most, report):
         """See `MDP.solve`."""
-        refuse(self, method=method, horizon=horizon)
+        refuse(self, method=method, horizon=horizon, final=final)
         needs_discount(self, process)
         form = mdp.transitions
         # exponentials and logarithm are each off by as much as a sum may be

@@ -55,9 +55,9 @@ class Robust:
         if given and (self.lower is None or self.upper is None):
             raise ValueError("give lower and upper both; 0 and 1 are bounds that say nothing")
 
-    def solve(self, mdp, process, *, method, start, horizon, tolerance, most, report):
+    def solve(self, mdp, process, *, method, start, horizon, final, tolerance, most, report):
         """See `MDP.solve`."""
-        refuse(self, method=method, horizon=horizon)
+        refuse(self, method=method, horizon=horizon, final=final)
         needs_discount(self, process)
         form: Transitions = mdp.transitions
         shared = self.radius is not None and np.ndim(self.radius) == 0
