@@ -63,12 +63,7 @@ def refuse_leftovers(method, horizon, start, final, discount: float):
 def discounted(mdp, method, start, *, tolerance, most, report) -> Solution:
     """The best discounted reward, by any method."""
     process = Process(mdp.transitions)
-    if not process.factors[1] < 1:
-        raise ValueError(
-            f"a row of probabilities sums to {process.factors[1] / process.discount:.9g}, which a discount of "
-            f"{process.discount:.9g} does not bring below 1, so that values are not bounded: divide each row by its sum, or "
-            "lower the discount"
-        )
+    process.require_contraction()
     method = ModifiedPolicyIteration() if method is None else method
     v = np.zeros(mdp.num_states) if start is None else start.copy()
     v[process.ends] = 0
@@ -128,7 +123,7 @@ def total(mdp, method, *, tolerance, most, report) -> Solution:
         action_values=found.action_values,
         gap=float(found.error.max()),
         tolerance=tolerance,
-        exact=found.iterations < most,
+        exact=found.exact,
         iterations=found.iterations,
         sweeps=found.evaluations,
         history=np.array(found.history),

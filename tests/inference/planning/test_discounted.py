@@ -185,14 +185,6 @@ def test_lu_is_for_narrow_graphs(make, narrow):
     assert evaluation.is_narrow(process.follow(np.zeros(4000, int)).matrix) is narrow
 
 
-def test_krylov_breakdown_falls_back():
-    # a rotation: BiCGSTAB's ω is zero at the first step
-    process = Process(cr.Transitions([[[0.0, 1.0]], [[1.0, 0.0]]], [[1.0], [-1.0]], discount=0.5))
-    chain = process.follow(np.zeros(2, int))
-    found = evaluation.krylov(chain, np.zeros(2), discount=0.5, until=1e-12)
-    np.testing.assert_allclose(found, [2 / 3, -2 / 3], atol=1e-11)
-
-
 def test_steps_from_sources():
     from scipy import sparse
 

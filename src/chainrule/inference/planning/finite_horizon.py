@@ -36,6 +36,6 @@ def solve(process: Process, horizon: int, final: np.ndarray, *, report=lambda n,
     for t in range(horizon - 1, -1, -1):
         q[t] = process.action_values(values[t + 1])
         values[t] = best(q[t])
-        error = process.factors[1] * error + process.rounding(values[t])
+        error = process.factors[1] * error + max(process.rounding(values[t]), process.rounding(values[t + 1]))
         report(horizon - t, error)
     return Plan(values, q, q.argmax(axis=2), error)

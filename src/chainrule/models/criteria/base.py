@@ -25,15 +25,16 @@ def refuse(criterion: Any, *, method=None, horizon=None, final=None, start=None)
 
 
 def needs_discount(criterion: Any, process):
-    """Refuse an undiscounted process.
+    """Refuse an undiscounted process, and one whose rows exceed one by as much as the discount takes away.
 
     Raises:
-        ValueError: the discount is 1.
+        ValueError: the discount is 1, or that.
     """
     if not process.discount < 1:
         raise ValueError(
             f"{type(criterion).__name__} wants a discount below 1; set one with mdp.replace(discount=0.99)"
         )
+    process.require_contraction()
 
 
 def beginning(mdp, process, start) -> np.ndarray:

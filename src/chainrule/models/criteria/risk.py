@@ -55,7 +55,8 @@ class Entropic:
         v(s) = max_a −(1/θ) log Σ_{s'} p(s' | s, a) exp(−θ (r(s, a, s') + γ v(s')))
 
     Rewards by outcome take part in the risk, where the process has them. The measure is applied anew at each step, so that
-    the best policy does not depend on time or on the past; it is not the entropic risk of the total.
+    the best policy does not depend on time or on the past; it is not the entropic risk of the total. Rows of probabilities
+    are divided by their sums first.
 
     Args:
         risk_aversion: θ, per unit of reward. Positive is averse to risk, negative seeks it, 0 is the expectation; the

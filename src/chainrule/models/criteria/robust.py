@@ -24,8 +24,9 @@ class Robust:
             `successors`.
         optimistic: nature helps, and picks the best: an upper bound on what can be had.
 
-    In the `Solution`, `values` with its bounds is what is guaranteed (or possible), and `details` has the probabilities
-    that nature picks for the policy's actions: `probabilities`, (S, S) or (S, b), beside `successors`, (S, b) or None.
+    Rows of probabilities are divided by their sums first. In the `Solution`, `values` with its bounds is what is
+    guaranteed (or possible), and `details` has the probabilities that nature picks for the policy's actions:
+    `probabilities`, (S, S) or (S, b), beside `successors`, (S, b) or None.
 
     Raises:
         ValueError: neither or both ways to say the intervals, wrong shapes, intervals that no distribution fits in (the
