@@ -13,7 +13,7 @@ from scipy.sparse import linalg as solvers
 
 from .process import Chain
 
-_RESTARTS = 20
+_RESTARTS = 8
 
 
 def spread(change: np.ndarray, ends: bool = False) -> float:
