@@ -1,6 +1,9 @@
 """The Bellman engine under jit, vmap and grad: the host's answers, certified in its own precision."""
 
 import itertools
+import os
+import subprocess
+import sys
 
 import jax
 import jax.numpy as jnp
@@ -15,7 +18,7 @@ def a_process(seed=0, states=12, discount=0.9):
     rng = np.random.default_rng(seed)
     shape = (states, 3)
     mask = rng.random(shape) < 0.7
-    mask[:, 0] = True
+    mask[np.arange(states), rng.integers(0, 3, states)] = True
     return {
         "probabilities": rng.dirichlet(np.ones(3), shape),
         "rewards": rng.normal(size=shape),
@@ -127,11 +130,20 @@ def test_gradients_against_finite_differences(layout):
 
 
 def test_at_a_tie_the_derivative_is_that_of_the_kept_action():
-    def worth(rewards):
-        return cr.MDP([[[1.0], [1.0]]], rewards, successors=np.zeros((1, 2, 1), int), discount=0.5).solve().values[0]
+    """Staying and moving on pay 1 for ever alike, so v = 2 at γ = ½; the first of the two is kept: a subgradient."""
 
-    slope = jax.grad(worth)(jnp.ones((1, 2)))
-    np.testing.assert_allclose(slope, [[2.0, 0.0]], atol=1e-5)  # a subgradient: 1 / (1 − γ) for the first of the two
+    @jax.jit
+    def slopes(rewards, probabilities, discount):
+        def worth(*point):
+            return cr.MDP(point[1], point[0], discount=point[2]).solve(tolerance=1e-4).values[0]
+
+        return jax.grad(worth, argnums=(0, 1, 2))(rewards, probabilities, discount)
+
+    stay, move = [1.0, 0.0], [0.0, 1.0]
+    by_rewards, by_probabilities, by_discount = slopes(jnp.ones((2, 2)), jnp.array([[stay, move], [move, move]]), 0.5)
+    np.testing.assert_allclose(by_rewards, [[2, 0], [0, 0]], atol=1e-4)  # 1 / (1 − γ)
+    np.testing.assert_allclose(by_probabilities, [[[2, 2], [0, 0]], [[0, 0], [0, 0]]], atol=1e-3)  # γ v / (1 − γ)
+    assert float(by_discount) == pytest.approx(4, abs=1e-3)  # v / (1 − γ)
 
 
 def test_policies_are_differentiable():
@@ -172,15 +184,31 @@ def test_what_is_not_traced_says_so(options, message):
         jax.jit(lambda r: mdp.replace(rewards=r).solve(**options).values)(mdp.transitions.rewards)
 
 
+_SHARDED = """
+import jax, numpy as np, chainrule as cr
+assert jax.device_count() == 4
+rng = np.random.default_rng(0)
+probs, successors = rng.dirichlet(np.ones(3), (12, 3)), rng.integers(0, 12, (12, 3, 3))
+mdp = cr.MDP(probs, np.zeros((12, 3)), successors=successors, discount=0.9)
+mesh = jax.make_mesh((4,), ("case",), axis_types=(jax.sharding.AxisType.Auto,))
+rewards = rng.normal(size=(8, 12, 3)).astype(np.float32)
+spread = jax.device_put(rewards, jax.NamedSharding(mesh, jax.P("case")))
+values = jax.jit(jax.vmap(lambda r: mdp.replace(rewards=r).solve(tolerance=1e-2).values))(spread)
+assert [shard.data.shape for shard in values.addressable_shards] == [(2, 12)] * 4
+for n in range(8):
+    np.testing.assert_allclose(values[n], mdp.replace(rewards=rewards[n].astype(float)).solve().values, atol=1e-2)
+print("each of", len(values.devices()))
+"""
+
+
 def test_sharded_over_devices():
-    """A batch split over devices gives what it gives on one; here devices may be one only, and the code is the same."""
-    mdp = cr.MDP(**a_process())
-    devices = jax.devices()
-    mesh = jax.make_mesh((len(devices),), ("case",), axis_types=(jax.sharding.AxisType.Auto,))
-    rewards = np.random.default_rng(0).normal(size=(4 * len(devices), 12, 3)).astype(np.float32)
-    spread = jax.device_put(rewards, jax.NamedSharding(mesh, jax.P("case")))
-    solve = jax.jit(jax.vmap(lambda r: mdp.replace(rewards=r).solve(tolerance=1e-2).values))
-    np.testing.assert_allclose(solve(spread), solve(rewards), atol=1e-5)
+    """A batch split over four devices stays split, and has the answers that the host gives one by one."""
+    flags = os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=4"
+    environment = os.environ | {"XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu"}
+    found = subprocess.run(
+        [sys.executable, "-c", _SHARDED], env=environment, capture_output=True, text=True, check=False
+    )
+    assert found.stdout == "each of 4\n", found.stderr
 
 
 @pytest.mark.parametrize(
@@ -255,3 +283,73 @@ def test_gradients_of_a_batch():
     np.testing.assert_allclose(inside, outside, atol=1e-4)
     for n in range(3):
         np.testing.assert_allclose(inside[n], jax.grad(worth)(rewards[n]), atol=1e-3)
+
+
+def test_second_derivatives_and_those_of_all_that_is_returned():
+    """By γ, v = 1 / (1 − γ): 2 / (1 − γ)³ = 16 at one half. By rewards, Σ v² bends by 2 JᵀJ; the rest by differences."""
+    process = a_process(states=5)
+    mdp, weight = cr.MDP(**process), np.arange(5.0)
+    once = cr.MDP([[[1.0]]], [[1.0]])
+
+    def squares(rewards):
+        return (mdp.replace(rewards=rewards).solve(tolerance=1e-11).values ** 2).sum()
+
+    def worths(discount):
+        found = mdp.replace(discount=discount, rewards=jnp.asarray(process["rewards"])).solve(tolerance=1e-11)
+        actions = (jnp.where(mdp.transitions.mask, found.action_values, 0).sum(1) * weight).sum()
+        return jnp.stack([*((x * weight).sum() for x in (found.values, found.lower, found.upper)), actions])
+
+    @jax.jit
+    def at(discount):
+        return worths(discount), *jax.jvp(jax.jacfwd(worths), (discount,), (1.0,))
+
+    @jax.jit
+    def curvatures(half, rewards):
+        analytic = jax.grad(jax.grad(lambda g: once.replace(discount=g).solve(tolerance=1e-12).values[0]))(half)
+        return analytic, *jax.jvp(jax.grad(squares), (rewards,), (jnp.ones_like(rewards),))
+
+    with jax.enable_x64(True):
+        (_, slope, curve), (up, more, _), (down, less, _) = at(0.9), at(0.9 + 1e-5), at(0.9 - 1e-5)
+        np.testing.assert_allclose(slope, (up - down) / 2e-5, rtol=1e-6)
+        np.testing.assert_allclose(curve, (more - less) / 2e-5, rtol=1e-5)
+        rewards = jnp.asarray(process["rewards"])
+        analytic, gradient, bend = curvatures(0.5, rewards)
+        assert float(analytic) == pytest.approx(16, rel=1e-9)
+        # while the policy stays, v is linear in rewards and so is the gradient, 2 Jᵀ v
+        np.testing.assert_allclose(bend, 1e4 * (curvatures(0.5, rewards + 1e-4)[1] - gradient), atol=1e-5)
+
+
+@pytest.mark.parametrize("discount", [0.9, 0.999, 0.9995, 0.9999])
+def test_float32_certificates_hold_where_rounding_is_large(discount):
+    """One state pays 1 for ever: 1 / (1 − γ), with γ as float32 has it, or as it was given."""
+    mdp = cr.MDP([[[1.0]]], [[1.0]], discount=discount)
+    alone = _solve_32(mdp, jnp.ones((1, 1), jnp.float32))
+    for truth in (1 / (1 - discount), 1 / (1 - float(np.float32(discount)))):
+        assert float(alone.lower[0]) <= truth <= float(alone.upper[0])
+    both = _solve_32_many(mdp, jnp.ones((2, 1, 1), jnp.float32))
+    assert (both.lower[:, 0] <= 1 / (1 - discount)).all()
+    assert (both.upper[:, 0] >= 1 / (1 - discount)).all()
+    assert alone.gap <= 3e-6 / (1 - discount) ** 2
+
+
+@jax.jit
+def _solve_32(mdp, rewards):
+    return mdp.replace(rewards=rewards).solve(tolerance=1e-2)
+
+
+@jax.jit
+def _solve_32_many(mdp, rewards):
+    return jax.vmap(lambda r: mdp.replace(rewards=r).solve(tolerance=1e-2))(rewards)
+
+
+def test_a_long_walk_is_solved_and_what_never_ends_is_not():
+    n = np.arange(2000)
+    successors = np.stack([np.minimum(n + 1, 1999), np.maximum(n - 1, 0)], 1)[:, None].astype(np.int32)
+    mdp = cr.MDP(np.full((2000, 1, 2), 0.5), -1.0 * (n[:, None] == 0), successors=successors, discount=1 - 1e-5)
+    policy = np.zeros(2000, int)
+    with jax.enable_x64(True):
+        found = jax.jit(lambda r: mdp.replace(rewards=r).evaluate(policy).values)(jnp.asarray(mdp.transitions.rewards))
+        np.testing.assert_allclose(found, mdp.evaluate(policy).values, atol=1e-6)
+    stays = cr.MDP([[[1.0, 0]], [[0, 1.0]]], [[-1.0], [0.0]], terminal=[False, True])
+    found = jax.jit(lambda r: stays.replace(rewards=r).evaluate(np.array([0, 0])).values)(jnp.array([[-1.0], [0.0]]))
+    assert np.isnan(found[0])

@@ -93,7 +93,7 @@ def worth(process: Process, chain: Chain) -> tuple[np.ndarray, np.ndarray, np.nd
     if process.discount < 1:
         v = _solved(chain, process.discount, until=1e-3 * process.rounding(np.array([process.largest_reward])))
         new = chain.reward + process.discount * chain.expect(v)
-        bounds = process.bounds(new - v, new)
+        bounds = process.bounds(new - v, new, chain)
         going = ~process.ends
         return (new + np.where(going, bound, 0) for bound in (bounds.middle, bounds.low, bounds.high))  # type: ignore
     return _undiscounted(process, chain)

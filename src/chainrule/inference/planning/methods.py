@@ -14,7 +14,9 @@ class ValueIteration:
     """Back up all values until the bounds are close: v ← max_a { r + γ P v }.
 
     Args:
-        gauss_seidel: use new values at once, in blocks of consecutive states, forwards and backwards in turn.
+        gauss_seidel: use new values at once, in blocks of consecutive states, forwards and backwards in turn: the `sweeps`
+            of the solution. Where actions share their rows (as in inventory control), which are multiplied once for all of
+            them, there are none, and this is plain value iteration.
         blocks: into how many blocks the states are cut then.
 
     References:
@@ -41,6 +43,7 @@ class PolicyIteration:
 
     Args:
         evaluation: "direct", by sparse LU, exact; or "krylov", by BiCGSTAB and GMRES, for processes whose LU fills up.
+            Where these get no further, LU takes over if it is cheap; if not, the status is that of too few iterations.
 
     It always ends: an action is kept until another is better by more than rounding.
 
