@@ -26,10 +26,11 @@ from ..learning.fit import Fit
 from . import mdp_experience as experience
 from . import mdp_solving as solving
 from . import mdp_sources as sources
+from . import mdp_worth as worths
 from .emissions.base import generator
 from .markov_chain import MarkovChain
 from .mdp_experience import Trajectories, walk
-from .mdp_policies import as_matrix, as_table, chain_of, occupancy, worth
+from .mdp_policies import as_matrix, as_table, chain_of, occupancy
 from .policy import Evaluation, Policy, Solution, state_index
 
 
@@ -82,7 +83,7 @@ class MDP(eqx.Module):
             probabilities, rewards, successors=successors, rows=rows, mask=mask, terminal=terminal, discount=discount
         )
         self.transitions = form.distinct() if rows is None else form
-        self.initial = None if initial is None else sources.as_initial(initial, form)
+        self.initial = None if initial is None else sources.as_initial(initial, form.num_states)
         self.state_names = None if states is None else tuple(states)
         self.action_names = None if actions is None else tuple(actions)
 
@@ -342,35 +343,74 @@ class MDP(eqx.Module):
 
     # What a policy is worth, and where it goes
 
-    def evaluate(self, policy) -> Evaluation:
+    def evaluate(self, policy, *, final=None, tolerance: float = 1e-6) -> Evaluation:
         """What a policy is worth: values, and bounds on them.
+
+            v(s) = Σ_a π(a | s) { r(s, a) + γ Σ_{s'} p(s' | s, a) v(s') }
 
         Args:
             policy: a `Policy`, an array of actions (S,) or of probabilities (S, A), or a dict from states to actions, or to
-                dicts of probabilities.
+                dicts of probabilities. A policy for each of H steps, (H, S) or (H, S, A), such as that of
+                `solve(horizon=H)`, is worth as much at each step: values are (H + 1, S) then.
+            final: what each state is worth after the last of these steps, (S,); zero by default.
+            tolerance: how far the values may be off for `Evaluation.status` to be CERTIFIED, > 0.
 
         Under `jit`, `vmap` and `grad` the values are differentiable, also in the policy's probabilities, and come without
         bounds. Without a discount they are infinite where the policy gains or loses for ever.
+
+        Raises:
+            ValueError: a policy that does not fit (the message names the state), a final worth without steps, gains and
+                losses that cancel for ever.
+
+        Example:
+            >>> import chainrule as cr
+            >>> mdp = cr.MDP([[[1, 0], [0, 1]], [[0, 1], [1, 0]]], [0, 1], discount=0.9, states=("home", "away"))
+            >>> found = mdp.evaluate({"home": {0: 0.5, 1: 0.5}, "away": 0})
+            >>> round(found["home"], 4), round(found["away"], 4), found.status
+            (8.1818, 10.0, SolveStatus.CERTIFIED)
         """
-        table = as_table(policy, self)
-        if not (self._on_host() and is_concrete(table)):
-            return Evaluation(solving.traced_worth(self.transitions, table), None, None, self.state_names)
-        process = Process(self.transitions)
-        return Evaluation(*worth(process, chain_of(process, np.asarray(table))), self.state_names)
+        if not tolerance > 0:
+            raise ValueError(f"tolerance is {tolerance}; wanted a positive number")
+        table = as_table(policy, self, steps=True)
+        by_step = table.ndim == (2 if np.issubdtype(table.dtype, np.integer) else 3)
+        if final is not None and not by_step:
+            raise ValueError("final is what states are worth after the last step, but the policy has no steps")
+        if not (self._on_host() and is_concrete(table) and is_concrete(final)):
+            if by_step:
+                last = np.zeros(self.num_states) if final is None else final
+                return Evaluation(worths.traced_by_steps(self.transitions, table, last), states=self.state_names)
+            return Evaluation(solving.traced_worth(self.transitions, table), states=self.state_names)
+        table = np.asarray(table)
+        if by_step:
+            last = np.zeros(self.num_states) if final is None else self._values(final, "final")
+            found = worths.by_steps(self.transitions, table, last)
+        else:
+            process = Process(self.transitions)
+            found = worths.worth(process, chain_of(process, table), self.states)
+        return Evaluation(found.values, found.lower, found.upper, tolerance, found.exact, self.state_names)
 
     def occupancy(self, policy, *, start=None) -> np.ndarray:
         """Expected discounted number of times that each (s, a) is visited, (S, A), on the host.
 
+            μ(s, a) = E Σ_t γ^t 1[s_t = s, a_t = a]
+
         Args:
-            policy: as in `evaluate`.
+            policy: as in `evaluate`, for all steps.
             start: a state, or a distribution over states; the model's `initial` by default.
 
-        Its sum times the rewards is the value of the start.
+        Its sum times the rewards is the value of the start, and so it is the gradient of that value with respect to them.
+        Nothing is done in terminal states, so that they are not counted; nor are, without a discount, states that cannot
+        be left and pay nothing.
+
+        Raises:
+            ValueError: without a discount, a policy that may stay for ever where it can come to; the message names a
+                state. No start.
         """
-        process, table = Process(self.transitions), np.asarray(as_table(policy, self))
-        found = occupancy(process, chain_of(process, table), self._start(start))
+        self._needs_values("occupancy")
+        table = np.asarray(as_table(policy, self))
+        found = occupancy(self.transitions, table, np.asarray(self._start(start), np.float64), self.states)
         if np.issubdtype(table.dtype, np.integer):
-            table = np.arange(self.num_actions) == np.where(process.ends, -1, table)[:, None]
+            table = np.arange(self.num_actions) == table[:, None]
         return found[:, None] * table
 
     def chain(self, policy) -> MarkovChain:
@@ -378,6 +418,7 @@ class MDP(eqx.Module):
 
         It starts as the process does, or uniformly.
         """
+        self._needs_values("chain")
         process = Process(self.transitions)
         matrix = as_matrix(process, chain_of(process, np.asarray(as_table(policy, self))))
         size = self.num_states
@@ -390,34 +431,40 @@ class MDP(eqx.Module):
 
         Args:
             key: a typed random key.
-            policy: as in `evaluate`.
-            length: steps of each walk, which may end earlier.
+            policy: as in `evaluate`. One that depends on the step is followed from its first step on.
+            length: steps of each walk, which may end earlier; at most those of the policy, where it has steps.
             num_samples: walks.
             start: a state, or a distribution over states; the model's `initial` by default.
         """
         for name, value in (("length", length), ("num_samples", num_samples)):
             if value < 1:
                 raise ValueError(f"{name} is {value}; wanted at least one")
-        table = as_table(policy, self)
+        table = as_table(policy, self, steps=True)
         probs = Policy(table).probabilities(self.num_actions)
+        if probs.ndim == 3:
+            if length > len(probs):
+                raise ValueError(f"length is {length}, but the policy says what to do in {len(probs)} steps only")
+            probs = probs[:length]
         states, actions, rewards = walk(
             key, self.transitions, probs, self._start(start), length=length, num_samples=num_samples
         )
         return Trajectories(states.T, actions.T, rewards.T, self.state_names, self.action_names)
 
-    def _start(self, start) -> np.ndarray:
+    def _start(self, start) -> Any:
         """A distribution over states."""
-        if start is None:
-            if self.initial is None:
-                raise ValueError(
-                    "where does it start? give start=, a state or a distribution, or the model an initial one"
-                )
-            return np.asarray(self.initial)
-        if getattr(start, "ndim", 0) == 1:
-            return sources.as_initial(start, self.transitions)
-        found = np.zeros(self.num_states)
-        found[state_index(start, self.state_names, self.num_states)] = 1
-        return found
+        if start is not None:
+            return sources.as_start(start, self)
+        if self.initial is None:
+            raise ValueError("where does it start? give start=, a state or a distribution, or the model an initial one")
+        return self.initial
+
+    def _needs_values(self, what: str):
+        """Refuse traced arrays where the host computes."""
+        if not all(is_concrete(leaf) for leaf in jax.tree.leaves(self)):
+            raise ValueError(
+                f"{what} is computed on the host, from values that jit, vmap and grad do not have yet; call it outside, or "
+                "use evaluate and simulate"
+            )
 
     # Learning
 

@@ -59,16 +59,17 @@ class Trajectories(eqx.Module):
 
 @partial(jit, static_argnames=("length", "num_samples"))
 def walk(key, form: Transitions, policy, start, *, length: int, num_samples: int):
-    """States (time + 1, walk), actions and rewards (time, walk) under a policy (S, A)."""
+    """States (time + 1, walk), actions and rewards (time, walk) under a policy (S, A), or (time, S, A)."""
     first, uniform = jax.random.split(key)
-    policy, start = jnp.asarray(policy), jnp.asarray(start)
-    state = _draw(jnp.cumsum(start)[None], jax.random.uniform(first, (num_samples,), start.dtype))
+    policy, start, probs = jnp.asarray(policy), jnp.asarray(start), jnp.asarray(form.probabilities)
+    state = _draw(start[None], jax.random.uniform(first, (num_samples,), start.dtype))
     terminal, rows = jnp.asarray(form.terminal), None if form.rows is None else jnp.asarray(form.rows)
 
-    def step(state, u):
-        action = _draw(jnp.cumsum(policy[state], axis=1), u[0])
+    def step(state, now):
+        u, choice = (now, policy) if policy.ndim == 2 else now
+        action = _draw(choice[state], u[0].astype(policy.dtype))
         at = (state, action) if rows is None else (rows[state, action],)
-        slot = _draw(jnp.cumsum(jnp.asarray(form.probabilities)[at], axis=1), u[1])
+        slot = _draw(probs[at], u[1])
         following = slot if form.successors is None else jnp.asarray(form.successors)[(*at, slot)]
         if form.outcome_rewards is None:
             reward = jnp.asarray(form.rewards)[state, action]
@@ -78,15 +79,21 @@ def walk(key, form: Transitions, policy, start, *, length: int, num_samples: int
         following = jnp.where(over, state, following)
         return following, (following, jnp.where(over, -1, action), jnp.where(over, 0, reward))
 
-    draws = jax.random.uniform(uniform, (length, 2, num_samples), jnp.asarray(form.probabilities).dtype)
-    _, (states, actions, rewards) = jax.lax.scan(step, state, draws)
+    draws = jax.random.uniform(uniform, (length, 2, num_samples), probs.dtype)
+    _, (states, actions, rewards) = jax.lax.scan(step, state, draws if policy.ndim == 2 else (draws, policy))
     return jnp.concatenate([state[None], states]), actions, rewards
 
 
-def _draw(cumulative, u):
-    """An index for each row of cumulative weights, which need not end at one."""
-    found = (cumulative <= (u * cumulative[:, -1])[:, None]).sum(axis=1, dtype=jnp.int32)
-    return jnp.minimum(found, cumulative.shape[1] - 1)
+def _draw(weights, u):
+    """An index for each row of weights, which need not sum to one; never one of weight zero.
+
+    Cumulative sums are not exact: they may rise, by rounding, where nothing is added, and u times the last may be the last.
+    """
+    cumulative, possible = jnp.cumsum(weights, axis=1), weights > 0
+    place = jnp.arange(weights.shape[1], dtype=jnp.int32)
+    above = possible & (cumulative > (u * cumulative[:, -1])[:, None])
+    found = jnp.where(above, place, weights.shape[1]).min(axis=1)
+    return jnp.minimum(found, jnp.where(possible, place, 0).max(axis=1))
 
 
 # Learning

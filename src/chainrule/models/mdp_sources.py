@@ -3,21 +3,35 @@
 from collections.abc import Hashable, Iterable, Sequence
 from typing import Any
 
+import jax
 import networkx as nx
 import numpy as np
 from scipy import sparse
 
+from ..forms.chain import is_concrete
 from ..forms.transitions import Transitions
 from ..graphs.transition_graph import TransitionGraph
 
 
-def as_initial(initial, form: Transitions) -> np.ndarray:
-    """Check the distribution of the first state."""
-    found = np.asarray(initial, np.float64)
-    if found.shape != (form.num_states,):
-        raise ValueError(f"initial has shape {found.shape}; wanted ({form.num_states},)")
-    if not (found >= 0).all() or abs(found.sum() - 1) > 1e-6:
+def as_initial(initial, num_states: int) -> Any:
+    """Check the distribution of the first state; a traced one by its shape only."""
+    found = initial if not is_concrete(initial) else np.asarray(initial, np.float64)
+    if found.shape != (num_states,):
+        raise ValueError(f"initial has shape {found.shape}; wanted ({num_states},)")
+    if is_concrete(found) and not ((found >= 0).all() and abs(found.sum() - 1) <= 1e-6):
         raise ValueError(f"initial must be probabilities that sum to one; got a sum of {found.sum():.6g}")
+    return found
+
+
+def as_start(start, mdp) -> Any:
+    """A distribution over states from one, or from the name of a state; names may be tuples."""
+    named = isinstance(start, Hashable) and not isinstance(start, jax.Array)
+    if named and isinstance(start, tuple) and (mdp.state_names is None or start not in mdp.state_names):
+        named = False
+    if not named:
+        return as_initial(start, mdp.num_states)
+    found = np.zeros(mdp.num_states)
+    found[mdp.index(start)] = 1
     return found
 
 

@@ -190,23 +190,52 @@ class Evaluation(eqx.Module):
     """What a policy is worth.
 
     Attributes:
-        values: of each state, (S,).
+        values: of each state, (S,); of a policy by steps (H + 1, S), the worth after the last step being the last row.
         lower, upper: bounds on them, rounding included; None under `jit`, `vmap` and `grad`.
+        tolerance: what was asked for.
+        exact: whether what is between the bounds is rounding alone.
+        states: names, or None for numbers.
 
     `evaluation["hot"]` is the value of one state.
+
+    Example:
+        >>> import chainrule as cr
+        >>> found = cr.MDP([[[1.0]]], [[2.0]], discount=0.5).evaluate([0])
+        >>> found[0], bool(found.lower[0] <= 4 <= found.upper[0]), found.status
+        (4.0, True, SolveStatus.CERTIFIED)
     """
 
     values: Any
-    lower: Any
-    upper: Any
+    lower: Any = None
+    upper: Any = None
+    tolerance: float | None = eqx.field(static=True, default=None)
+    exact: bool | None = eqx.field(static=True, default=None)
     states: tuple[Hashable, ...] | None = eqx.field(static=True, default=None)
+
+    @property
+    def gap(self) -> float | None:
+        """Half the distance from lower to upper, at most; infinite values are as they are. None without bounds."""
+        if self.lower is None:
+            return None
+        finite = np.isfinite(self.values)
+        return 0.5 * float(np.subtract(self.upper, self.lower, where=finite, out=np.zeros(finite.shape)).max())
+
+    @property
+    def status(self) -> SolveStatus | None:
+        """Whether the bounds are as close as was asked, and what kept them apart; None without bounds."""
+        if self.gap is None or self.tolerance is None:
+            return None
+        if self.gap <= self.tolerance:
+            return SolveStatus.CERTIFIED
+        return SolveStatus.PRECISION if self.exact else SolveStatus.MAX_ITERATIONS
 
     def __getitem__(self, state: Hashable) -> Any:
         found = self.values[..., state_index(state, self.states, self.values.shape[-1])]
         return float(found) if is_concrete(found) and np.ndim(found) == 0 else found
 
     def __repr__(self):
-        return f"Evaluation({self.values.shape[-1]} states)"
+        known = "" if self.status is None else f", {self.status.name}, gap={self.gap:.2g}"
+        return f"Evaluation({self.values.shape[-1]} states{known})"
 
 
 def state_index(state: Hashable, names: tuple[Hashable, ...] | None, size: int, kind: str = "state") -> int:
