@@ -528,7 +528,7 @@ class MDP(eqx.Module):
             ValueError: as `fit`, and a prior that is not positive.
 
         Example:
-            Values of one policy that go with the draws; those of the best policies are as quickly had by `m.solve().values`.
+            What one policy is worth under each draw; `m.solve().values` is what the best ones are.
 
             >>> import jax, chainrule as cr
             >>> mdp = cr.MDP([[[0.5, 0.5]], [[0.0, 1.0]]], [[1.0], [0.0]], discount=0.9, states=("in", "out"))

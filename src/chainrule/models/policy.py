@@ -175,7 +175,7 @@ class Solution(eqx.Module):
         """
         s = state_index(state, self.states, self.action_values.shape[-2])
         table = np.asarray(self.policy.table)
-        decides = table[..., s] >= 0 if self.policy.is_deterministic else table[..., s, :].any(axis=-1)
+        decides = np.asarray(table[..., s] >= 0 if self.policy.is_deterministic else table[..., s, :].any(axis=-1))
         names = range(self.action_values.shape[-1]) if self.actions is None else self.actions
         return _listed(self.optimal_actions[..., s, :] & decides[..., None], names)
 
