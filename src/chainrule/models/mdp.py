@@ -10,14 +10,12 @@ from typing import Any
 
 import equinox as eqx
 import jax
-import jax.numpy as jnp
 import networkx as nx
 import numpy as np
 from jaxtyping import Array, Float, Key
 
 from ..forms.chain import is_concrete
-from ..forms.transitions import Transitions
-from ..graphs.labels import first_duplicate
+from ..forms.transitions import Misfit, Transitions
 from ..graphs.tables import read_table
 from ..graphs.transition_graph import TransitionGraph
 from ..inference.planning.process import Process
@@ -39,12 +37,12 @@ class MDP(eqx.Module):
 
     Args:
         probabilities, rewards, successors, rows, mask, terminal, discount: as in `Transitions`; rewards may also be by
-            state alone, (S,), and rows that many actions share are found and stored once.
+            state alone, (S,), for acting in it, and rows that many actions share are found and stored once.
         states, actions: names, any hashable values; 0, 1, … by default.
         initial: distribution of the first state, (S,), where it matters.
 
     Raises:
-        ValueError: as `Transitions`, and names that do not fit.
+        ValueError: as `Transitions`, and names that do not fit, or a reward by state for the end.
 
     Example:
         >>> import chainrule as cr
@@ -74,30 +72,29 @@ class MDP(eqx.Module):
         actions: Iterable[Hashable] | None = None,
         initial=None,
     ):
-        rewards = rewards if hasattr(rewards, "ndim") else np.asarray(rewards, float)
-        if rewards.ndim == 1:
-            shape = np.shape(probabilities)[:2] if rows is None else np.shape(rows)
-            if len(shape) == 2 and rewards.shape == shape[:1]:
-                rewards = (jnp if isinstance(rewards, jax.Array) else np).broadcast_to(rewards[:, None], shape)
-        form = Transitions(
-            probabilities, rewards, successors=successors, rows=rows, mask=mask, terminal=terminal, discount=discount
-        )
+        self.state_names, self.action_names = sources.as_names(states, "state"), sources.as_names(actions, "action")
+        try:
+            form = Transitions(
+                probabilities,
+                sources.by_action(rewards, probabilities, rows, terminal),
+                successors=successors,
+                rows=rows,
+                mask=mask,
+                terminal=terminal,
+                discount=discount,
+            )
+        except Misfit as error:
+            raise error.named(self.state_names, self.action_names) from None
         self.transitions = form.distinct() if rows is None else form
         self.initial = None if initial is None else sources.as_initial(initial, form.num_states)
-        self.state_names = None if states is None else tuple(states)
-        self.action_names = None if actions is None else tuple(actions)
 
     def __check_init__(self):
         for kind, names, size in (
             ("state", self.state_names, self.num_states),
             ("action", self.action_names, self.num_actions),
         ):
-            if names is None:
-                continue
-            if len(names) != size:
+            if names is not None and len(names) != size:
                 raise ValueError(f"{len(names)} names for {size} {kind}s")
-            if (twice := first_duplicate(names)) is not None:
-                raise ValueError(f"{kind} {twice!r} is there twice")
 
     # Where processes come from
 
@@ -132,12 +129,24 @@ class MDP(eqx.Module):
 
         Args:
             matrices: the list, or the one matrix. An empty row marks an infeasible action.
-            rewards: (S,), (S, A); or, for a list, sparse matrices of r(s, a, s') with the pattern of `matrices`.
+            rewards: (S,) or (S, A); or r(s, a, s'), as sparse as `matrices` and in the same form: a list, or one matrix.
             num_actions: A, for the one matrix.
             discount: γ.
             **options: `mask`, `terminal`, `states`, `actions`, `initial` as for the class.
 
         Rows are padded to the longest. A state all of whose rows are empty is terminal.
+
+        Raises:
+            ValueError: as for the class, and matrices or rewards whose shapes do not fit.
+
+        Example:
+            >>> from scipy import sparse
+            >>> import chainrule as cr
+            >>> stay, move = sparse.eye_array(3), sparse.diags_array([1.0, 1.0], offsets=1, shape=(3, 3))
+            >>> mdp = cr.MDP.from_sparse([stay, move], [0.0, 0.0, 1.0], discount=0.5, actions=("stay", "move"))
+            >>> solution = mdp.solve()
+            >>> solution.policy[0], round(solution[0], 4)
+            ('move', 0.5)
         """
         return cls(**(sources.from_sparse(matrices, rewards, num_actions) | options), discount=discount)
 
@@ -165,7 +174,7 @@ class MDP(eqx.Module):
             'roll'
         """
         arrays = read_table(table, states=states, actions=actions, initial=initial, end=end)
-        return cls(**arrays._asdict(), discount=discount)
+        return cls(**sources.from_table(arrays), discount=discount)
 
     @classmethod
     def from_function(
