@@ -137,7 +137,7 @@ def from_sparse(matrices, rewards, num_actions: int | None) -> dict[str, Any]:
             raise ValueError(
                 f"the rewards are {forms[several]}, but the transitions are {forms[not one]}: give both alike"
             )
-        given = [rewards] if one else rewards
+        given: list[Any] = [rewards] if one else list(rewards)
         kind, wanted = ("the rewards have", whole.shape) if one else ("rewards of an action have", (size, size))
         if len(given) != (1 if one else num_actions) or any(r.shape != wanted for r in given):
             raise ValueError(f"{kind} shapes {[r.shape for r in given]}; the matrices ask for {wanted} each")
@@ -179,7 +179,7 @@ def from_function(step, states: Iterable[Hashable], actions: Sequence[Hashable],
     if not names or not actions:
         raise ValueError("wanted at least one state and one action")
     known = float("inf") if explore else len(names)
-    counts, target, probability, reward = (array(kind) for kind in "iidd")
+    counts, target, probability, reward = array("i"), array("i"), array("d"), array("d")
     for state in names:  # the list grows while it is walked along
         for action in actions:
             before, total = len(target), 0.0
@@ -196,7 +196,7 @@ def from_function(step, states: Iterable[Hashable], actions: Sequence[Hashable],
             if counts[-1] and abs(total - 1) > 1e-6:
                 raise ValueError(f"state {state!r}, action {action!r}: probabilities sum to {total:.6g}, not 1")
     shape = (len(names), len(actions))
-    found = _padded(*map(np.asarray, (counts, target, probability, reward)), shape)
+    found = _padded(np.asarray(counts), np.asarray(target), np.asarray(probability), np.asarray(reward), shape)
     return found | {"terminal": ~found["mask"].any(axis=1), "states": tuple(names), "actions": actions}
 
 
