@@ -15,7 +15,7 @@ def a_process(seed=0, states=12, discount=0.9):
     rng = np.random.default_rng(seed)
     shape = (states, 3)
     mask = rng.random(shape) < 0.7
-    mask[:, 0] = True
+    mask[np.arange(states), rng.integers(0, 3, states)] = True
     return {
         "probabilities": rng.dirichlet(np.ones(3), shape),
         "rewards": rng.normal(size=shape),

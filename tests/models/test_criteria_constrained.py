@@ -16,7 +16,7 @@ def tiny(seed, *, discount=0.8):
     S, A = int(rng.integers(2, 5)), int(rng.integers(2, 4))
     P = rng.dirichlet(np.full(S, 0.5), (S, A))
     mask = rng.random((S, A)) < 0.8
-    mask[:, 0] = True
+    mask[np.arange(S), rng.integers(0, A, S)] = True
     terminal = np.arange(S) == (S - 1 if seed % 2 else -1)
     initial = rng.dirichlet(np.ones(S))
     mdp = cr.MDP(P, rng.normal(size=(S, A)), mask=mask, terminal=terminal, discount=discount, initial=initial)

@@ -309,46 +309,47 @@ class MDP(eqx.Module):
 
         Args:
             method: `ModifiedPolicyIteration()` (the default), `ValueIteration()`, `PolicyIteration()`,
-                `AndersonAcceleration()` or `LinearProgram()`.
+                `AndersonAcceleration()` or `LinearProgram()`. Without a discount, `PolicyIteration()`.
             criterion: what to maximise instead of the expected discounted reward: see `chainrule.criteria`.
             horizon: how many steps there are, instead of for ever. Values and policy then depend on the step.
-            final: what each state is worth after the last step of a horizon, (S,).
-            tolerance: how far the values may be from the optimum, > 0.
-            max_iterations: backups over all actions at most.
-            start: values to begin with, (S,), such as those of a solution of a similar process.
+            final: what each state is worth after the last step of a horizon, (S,). Terminal states are worth nothing at
+                any time: let what leads there pay.
+            tolerance: how far the values may be from the optimum, > 0. Policy iteration without a discount, and a
+                horizon, end by themselves and are as exact as rounding lets them be.
+            max_iterations: backups over all actions at most; thresholds for `CVaR`. A horizon takes one for each step.
+            start: values to begin with, (S,), such as those of a solution of a similar process, discounted.
             progress: show a bar.
 
+        The bounds are about the process as it was given, row by row, as long as it is discounted; without a discount, rows
+        are divided by their sums first, since a row that falls short of one by rounding would be a way out.
+
         Raises:
-            ValueError: a discount of 1 with an infinite total (the message names a state), a tolerance that is not
-                positive, a method that does not fit the criterion, wrong shapes.
+            ValueError: a discount of 1 with an infinite total (the message names a state), rows that exceed one by so much
+                that the discount does not make up for it, a tolerance that is not positive, options that do not fit
+                each other, wrong shapes.
         """
-        if not tolerance > 0:
-            raise ValueError(f"tolerance is {tolerance}; wanted a positive number")
-        if max_iterations < 1:
-            raise ValueError(f"max_iterations is {max_iterations}; wanted at least one")
+        solving.check_options(method, criterion, horizon, tolerance, max_iterations)
         if not self._on_host():
-            if criterion is not None or horizon is not None or start is not None:
+            if not (criterion is None and horizon is None and start is None and final is None):
                 raise ValueError(
                     "under jit, vmap and grad, and on accelerators, only the discounted optimum is solved, from zeros; "
                     "give concrete arrays on the CPU for anything else"
                 )
             return solving.traced(self, method, tolerance, max_iterations)
-        process = Process(self.transitions)
+        first = None if start is None else self._values(start, "start")
+        last = None if final is None else self._final(final)
+        if criterion is None:
+            solving.refuse_leftovers(method, horizon, first, last, float(self.discount))
         with bars.bar("solving", total=max_iterations, enabled=progress) as token:
-            options = {
-                "tolerance": tolerance,
-                "most": max_iterations,
-                "report": lambda n, gap: bars.show(token, n, gap),
-            }
+            options = {"tolerance": tolerance, "report": lambda n, gap: bars.show(token, n, gap)}
             if criterion is not None:
-                return criterion.solve(self, process, method=method, start=start, horizon=horizon, **options)
+                options |= {"method": method, "start": first, "horizon": horizon, "final": last}
+                return criterion.solve(self, Process(self.transitions), most=max_iterations, **options)
             if horizon is not None:
-                last = None if final is None else self._values(final, "final")
-                return solving.planned(self, process, horizon, last, **options)
-            if not process.discount < 1:
-                return solving.total(self, process, method, **options)
-            first = None if start is None else self._values(start, "start")
-            return solving.discounted(self, process, method, first, **options)
+                return solving.planned(self, horizon, last, **options)
+            if float(self.discount) < 1:
+                return solving.discounted(self, method, first, most=max_iterations, **options)
+            return solving.total(self, method, most=max_iterations, **options)
 
     # What a policy is worth, and where it goes
 
@@ -391,10 +392,10 @@ class MDP(eqx.Module):
             return Evaluation(solving.traced_worth(self.transitions, table), states=self.state_names)
         table = np.asarray(table)
         if by_step:
-            last = np.zeros(self.num_states) if final is None else self._values(final, "final")
+            last = np.zeros(self.num_states) if final is None else self._final(final)
             found = worths.by_steps(self.transitions, table, last)
         else:
-            process = Process(self.transitions)
+            process = Process(self.transitions, normalised=not float(self.discount) < 1)
             found = worths.worth(process, chain_of(process, table), self.states)
         return Evaluation(found.values, found.lower, found.upper, tolerance, found.exact, self.state_names)
 
@@ -555,8 +556,22 @@ class MDP(eqx.Module):
             return False
         return all(d.platform == "cpu" for leaf in leaves if isinstance(leaf, jax.Array) for d in leaf.devices())
 
+    def _final(self, final) -> np.ndarray:
+        """What states are worth in the end, checked; terminal ones nothing."""
+        final = self._values(final, "final")
+        if (lost := np.flatnonzero(np.asarray(self.transitions.terminal) & (final != 0))).size:
+            s = int(lost[0])
+            raise ValueError(
+                f"final is {final[s]:.6g} in the terminal state {self.states[s]!r}, where nothing is to be had any more: "
+                "set it to 0, and add the payoff to the rewards of what leads there"
+            )
+        return final
+
     def _values(self, values, name: str) -> np.ndarray:
-        values = np.asarray(values, np.float64)
+        try:
+            values = np.asarray(values, np.float64)
+        except (TypeError, ValueError):
+            raise ValueError(f"{name} is {values!r}; wanted numbers, ({self.num_states},)") from None
         if values.shape != (self.num_states,):
             raise ValueError(f"{name} has shape {values.shape}; wanted ({self.num_states},)")
         if not np.isfinite(values).all():

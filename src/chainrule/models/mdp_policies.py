@@ -3,7 +3,6 @@
 from collections.abc import Mapping
 from typing import Any
 
-import equinox as eqx
 import numpy as np
 from scipy import sparse
 from scipy.sparse import csgraph
@@ -120,11 +119,6 @@ def chain_of(process: Process, table: np.ndarray) -> Chain:
     return process.follow(np.where(process.ends, 0, table))
 
 
-def lasting(form: Transitions) -> Process:
-    """The process with states that stay for nothing going on for ever; every action pays 1."""
-    return Process(eqx.tree_at(lambda f: f.rewards, form, np.ones(form.mask.shape)))
-
-
 def clean(matrix: Any) -> Any:
     """A CSR copy for graph searches: SciPy may not return where an edge is there twice, and takes padding for an edge."""
     found: Any = sparse.csr_array(matrix, copy=True)
@@ -138,13 +132,12 @@ def occupancy(form: Transitions, table: np.ndarray, start: np.ndarray, names) ->
 
     Without a discount, these visits are finite exactly if no class of states that the start reaches is closed.
     """
-    process = Process(form)
-    if process.discount < 1:
-        process = lasting(form)
+    whole = not float(form.discount) < 1
+    process = Process(form, idle_ends=whole, normalised=whole)
     matrix = clean(chain_of(process, table).matrix)
     reached = np.flatnonzero(steps_from(matrix, np.flatnonzero(start > 0)) >= 0)
     inner, begin, ends = matrix[reached][:, reached], start[reached], process.ends[reached]
-    if not process.discount < 1 and (closed := closed_states(inner, ends)).any():
+    if whole and (closed := closed_states(inner, ends)).any():
         raise ValueError(
             f"the policy may stay for ever in and around state {names[int(reached[np.argmax(closed)])]!r}, which is then "
             "visited infinitely often; give a discount below 1, or mark the state terminal"

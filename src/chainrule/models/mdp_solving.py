@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 
@@ -15,8 +16,54 @@ from ..inference.planning.process import Process
 from .policy import Policy, Solution
 
 
-def discounted(mdp, process: Process, method, start, *, tolerance, most, report) -> Solution:
+def check_options(method, criterion, horizon, tolerance, max_iterations):
+    """Refuse what `MDP.solve` cannot take.
+
+    Raises:
+        ValueError: an option of the wrong kind or out of range, by its name.
+    """
+    for name, value, needed, some in (
+        ("method", method, "run", "ModifiedPolicyIteration(), ValueIteration() or PolicyIteration()"),
+        ("criterion", criterion, "solve", "criteria.Average() or criteria.Soft(0.1)"),
+    ):
+        if isinstance(value, type):
+            raise ValueError(f"{name} is the class {value.__name__}; wanted one of it: {value.__name__}(…)")
+        if value is not None and not callable(getattr(value, needed, None)):
+            raise ValueError(f"{name} is {value!r}; wanted an object such as {some}")
+    if horizon is not None and (not isinstance(horizon, int | np.integer) or horizon < 1):
+        raise ValueError(f"horizon is {horizon!r}; wanted a whole number of steps, at least one")
+    for name, value in (("tolerance", tolerance), ("max_iterations", max_iterations)):
+        if not isinstance(value, int | float | np.integer | np.floating | np.ndarray | jax.Array):
+            raise ValueError(f"{name} is {value!r}; wanted a number")
+    if not tolerance > 0:
+        raise ValueError(f"tolerance is {tolerance}; wanted a positive number")
+    if not max_iterations >= 1:
+        raise ValueError(f"max_iterations is {max_iterations}; wanted at least one")
+
+
+def refuse_leftovers(method, horizon, start, final, discount: float):
+    """Refuse options that nothing would come of.
+
+    Raises:
+        ValueError: the first of them, by its name.
+    """
+    if horizon is None:
+        if final is not None:
+            raise ValueError("final is what states are worth after the last step; give a horizon too, or leave it out")
+        if start is not None and not discount < 1:
+            raise ValueError(
+                "without a discount, solving begins with a policy that ends, not with values; leave out start"
+            )
+        return
+    for name, value in (("method", method), ("start", start)):
+        if value is not None:
+            raise ValueError(f"with a horizon, values follow step by step from the last; leave out {name}")
+
+
+def discounted(mdp, method, start, *, tolerance, most, report) -> Solution:
     """The best discounted reward, by any method."""
+    process = Process(mdp.transitions)
+    process.require_contraction()
     method = ModifiedPolicyIteration() if method is None else method
     v = np.zeros(mdp.num_states) if start is None else start.copy()
     v[process.ends] = 0
@@ -41,12 +88,10 @@ def discounted(mdp, process: Process, method, start, *, tolerance, most, report)
     )
 
 
-def planned(mdp, process: Process, horizon: int, final, *, tolerance, most, report) -> Solution:
-    """The best for a number of steps; `most` is of no consequence."""
-    if horizon < 1:
-        raise ValueError(f"horizon is {horizon}; wanted at least one step")
+def planned(mdp, horizon: int, final, *, tolerance, report) -> Solution:
+    """The best for a number of steps."""
     last = np.zeros(mdp.num_states) if final is None else final
-    plan = finite_horizon.solve(process, horizon, last, report=report)
+    plan = finite_horizon.solve(Process(mdp.transitions, idle_ends=False), horizon, last, report=report)
     return Solution(
         values=plan.values,
         lower=plan.values - plan.error,
@@ -63,10 +108,11 @@ def planned(mdp, process: Process, horizon: int, final, *, tolerance, most, repo
     )
 
 
-def total(mdp, process: Process, method, *, tolerance, most, report) -> Solution:
+def total(mdp, method, *, tolerance, most, report) -> Solution:
     """The best without a discount."""
     if not isinstance(method, PolicyIteration | None):
         raise ValueError(f"without a discount the method is PolicyIteration(), not {method!r}")
+    process = Process(mdp.transitions, normalised=True)
     exactly = method is None or method.evaluation == "direct"
     found = total_reward.solve(process, mdp.states, most=most, exactly=exactly, report=report)
     return Solution(
@@ -77,7 +123,7 @@ def total(mdp, process: Process, method, *, tolerance, most, report) -> Solution
         action_values=found.action_values,
         gap=float(found.error.max()),
         tolerance=tolerance,
-        exact=found.iterations < most,
+        exact=found.exact,
         iterations=found.iterations,
         sweeps=found.evaluations,
         history=np.array(found.history),

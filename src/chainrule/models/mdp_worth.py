@@ -11,11 +11,12 @@ from scipy.sparse import csgraph
 from ..forms.transitions import Transitions
 from ..inference import bellman
 from ..inference.compiling import jit
+from ..inference.planning.bounds import rounding
 from ..inference.planning.evaluation import direct, is_narrow, krylov
 from ..inference.planning.long_run import long_run, stochastic
 from ..inference.planning.process import Chain, Process
 from ..inference.planning.reach import steps_from
-from .mdp_policies import chain_of, clean, closed_states, lasting
+from .mdp_policies import chain_of, clean, closed_states
 
 
 class Worth(NamedTuple):
@@ -34,14 +35,21 @@ def worth(process: Process, chain: Chain, names: Sequence) -> Worth:
     v = _solved(chain, process.discount, until=1e-3 * process.rounding(np.array([process.largest_reward])))
     new = chain.reward + process.discount * chain.expect(v)
     change, going = new - v, ~process.ends
-    bounds = process.bounds(change, new)
-    exact = float(np.abs(change).max()) <= 8 * process.rounding(new)
+    bounds = process.bounds(change, new, chain)
+    if not np.isfinite(bounds.gap):
+        process.require_contraction()
+    exact = float(np.abs(change).max()) <= 8 * bounds.error
     return Worth(*(new + np.where(going, bound, 0) for bound in (bounds.middle, bounds.low, bounds.high)), exact)  # type: ignore
 
 
 def _solved(chain: Chain, discount: float, until: float) -> np.ndarray:
     found = direct(chain, discount=discount) if is_narrow(chain.matrix) else None
     return krylov(chain, np.zeros(len(chain.reward)), discount=discount, until=until) if found is None else found
+
+
+def _rounding(process: Process, chain: Chain, values: np.ndarray) -> float:
+    """How far a computed backup of values under a policy can be from the exact one."""
+    return rounding(chain.terms, process.largest_reward, process.discount, float(np.abs(values).max()))
 
 
 def _undiscounted(process: Process, chain: Chain, names: Sequence) -> Worth:
@@ -78,9 +86,9 @@ def _undiscounted(process: Process, chain: Chain, names: Sequence) -> Worth:
     v[moving] = _solved(inner, 1.0, until=1e-14 * max(process.largest_reward, 1.0))
     steps = _solved(Chain(inner.matrix, np.ones(len(moving))), 1.0, until=1e-10)
     off = float(np.abs(inner.reward + inner.expect(v[moving]) - v[moving]).max())
-    error = np.zeros(size)
-    error[moving] = 1.01 * (off + process.rounding(v[moving])) * steps
-    return Worth(v, v - error, v + error, off <= 8 * process.rounding(v[moving]))
+    error, rounded = np.zeros(size), _rounding(process, chain, v[moving])
+    error[moving] = 1.01 * (off + rounded) * steps
+    return Worth(v, v - error, v + error, off <= 8 * rounded)
 
 
 def _gain_sign(matrix: Any, reward: np.ndarray, largest: float) -> int:
@@ -105,17 +113,13 @@ def _gain_sign(matrix: Any, reward: np.ndarray, largest: float) -> int:
 
 def by_steps(form: Transitions, table: np.ndarray, final: np.ndarray) -> Worth:
     """Values (H + 1, S) of a policy for each step, backwards from the last: v_t = r_t + γ P_t v_{t+1}."""
-    process, scale = lasting(form), Process(form)
+    process = Process(form, idle_ends=False)
     values, errors = np.zeros((len(table) + 1, process.num_states)), np.zeros((len(table) + 1, 1))
-    values[-1] = np.where(process.ends, 0, final)
-    rewards = np.where(process.mask & ~process.ends[:, None], np.asarray(form.rewards), 0).astype(np.float64)
-    states = np.arange(process.num_states)
+    values[-1] = final
     for t in range(len(table) - 1, -1, -1):
-        policy = table[t]
-        chosen = policy.dtype.kind in "iu"
-        paid = rewards[states, np.where(process.ends, 0, policy)] if chosen else (rewards * policy).sum(1)
-        values[t] = paid + process.discount * chain_of(process, policy).expect(values[t + 1])
-        errors[t] = process.factors[1] * errors[t + 1] + scale.rounding(values[t : t + 2])
+        chain = chain_of(process, table[t])
+        values[t] = chain.reward + process.discount * chain.expect(values[t + 1])
+        errors[t] = process.factors[1] * errors[t + 1] + _rounding(process, chain, values[t : t + 2])
     return Worth(values, values - errors, values + errors, True)
 
 

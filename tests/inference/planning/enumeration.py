@@ -19,7 +19,7 @@ def random_mdp(rng, *, discount=1.0, terminal=0.1, outcome_rewards=False, most_s
     shape = (S, A, S) if outcome_rewards else (S, A)
     rewards = rng.integers(-2, 3, shape).astype(float) if rng.random() < 0.5 else rng.normal(size=shape)
     mask = rng.random((S, A)) < 0.8
-    mask[:, 0] = True
+    mask[np.arange(S), rng.integers(0, A, S)] = True
     return cr.MDP(P, rewards, mask=mask, terminal=rng.random(S) < terminal, discount=discount)
 
 
@@ -46,9 +46,11 @@ def policies(mdp):
 
 
 def follow(mdp, policy):
-    """Matrix and rewards of a policy."""
+    """Matrix and rewards of a policy, which has to be feasible."""
     P, r = dense(mdp)
     states = np.arange(len(P))
+    form = mdp.transitions
+    assert (form.mask[states, policy] | form.terminal).all(), "an infeasible action"
     policy = np.maximum(policy, 0)
     return P[states, policy], r[states, policy]
 

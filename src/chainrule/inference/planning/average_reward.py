@@ -92,7 +92,7 @@ class _Undiscounted:
         """P v, (S, A); where the process has ended it stays."""
         found = self.process.expect(v) / self.sums
         ended = self.process.ends
-        found[ended, 0] = v[ended]
+        found[ended] = v[ended, None]
         return found
 
     def follow(self, policy: np.ndarray) -> tuple[Any, np.ndarray]:
@@ -119,7 +119,7 @@ def average_reward(
     component = component.copy()
     component[ended] = count + np.arange(len(ended))  # the end is a component that pays nothing
     inside = inside.copy()
-    inside[ended, 0] = True
+    inside[ended] = process.mask[ended]
     gains = np.append(0.5 * (found.low + found.high), np.zeros(len(ended)))
     half = float((0.5 * (found.high - found.low)).max(initial=0))
     policy, chosen = _with_stops(process, component, inside, gains, found.policy, most)

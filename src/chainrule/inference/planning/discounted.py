@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from .bounds import Bounds, macqueen
+from .bounds import Bounds, macqueen, rounding
 from .evaluation import direct, is_narrow, krylov, spread, sweep
 from .process import Process
 
@@ -73,7 +73,7 @@ class Progress:
     def take_in(self, values: np.ndarray, change: np.ndarray):
         """Note an improvement: T v, and T v − v."""
         self.bounds = self._process.bounds(change, values)
-        self.error = self._process.rounding(values)
+        self.error = self.bounds.error
         self.width = spread(change, self._ends)
         self._history.append(self.bounds.gap)
         self._report(len(self._history), self.bounds.gap)
@@ -83,7 +83,9 @@ class Progress:
         self._exact = self.width <= 8 * self.error if exact is None else exact
         self.shift, gap = 0.0, self.bounds.gap
         if exact is None and self._exact and self._tolerance < gap <= 0.5 * self._narrowest:
-            least = macqueen(0.0, 0.0, factors=self._process.factors, error=self.error).gap
+            process, moved = self._process, abs(self.bounds.middle)  # larger values are rounded more
+            error = self.error + rounding(process.terms, 0.0, process.discount, moved)
+            least = macqueen(0.0, 0.0, factors=process.factors, error=error).gap
             if gap > 4 * least:
                 self._exact, self._narrowest, self.shift = False, gap, self.bounds.middle
         return gap <= self._tolerance or self._exact or len(self._history) >= self._most
@@ -223,7 +225,8 @@ def policy_iteration(
     """Evaluate a policy, improve it, and so on until nothing improves (Howard 1960).
 
     It ends, also where actions tie: an action is kept until another beats it by more than rounding. `exactly` evaluates by
-    LU, otherwise Krylov methods do it, to a residual that shrinks with the bounds.
+    LU, otherwise Krylov methods do it, to a residual that shrinks with the bounds. Where they get no further, LU takes over
+    if it is cheap; if it is not, that is the end.
     """
     ends = bool(process.ends.any())
     progress = Progress(process, tolerance=tolerance, most=most, report=report)
@@ -231,6 +234,7 @@ def policy_iteration(
     policy = q.argmax(axis=1)
     chain = process.follow(policy)
     until = max(0.1 * spread(best(q) - v, ends), tolerance * (1 - process.factors[1]))
+    narrowest, stuck = np.inf, False
     while True:
         found = direct(chain, discount=process.discount) if exactly else None
         v = krylov(chain, v, discount=process.discount, until=until) if found is None else found
@@ -241,8 +245,13 @@ def policy_iteration(
         error, width = progress.error, progress.width
         changed = improve(q, policy, values, 4 * error)
         # without a better action only the evaluation is left to blame: exact, or to be made more exact
-        if progress.finished(len(changed) == 0 and (found is not None or width <= 8 * error or until <= error)):
+        settled = len(changed) == 0
+        if progress.finished(settled and (found is not None or width <= 8 * error)) or stuck:
             return progress.outcome(values, q, policy)
+        if settled and width > 0.5 * narrowest:
+            exactly = is_narrow(chain.matrix)
+            stuck = not exactly
+        narrowest = width if settled else np.inf
         until = min(until, 0.1 * width) if len(changed) else 0.1 * until
         until = max(until, 0.5 * error)
         chain = process.follow_on(chain, policy, changed) if len(changed) else chain

@@ -13,6 +13,8 @@ from scipy.sparse import linalg as solvers
 
 from .process import Chain
 
+_RESTARTS = 20
+
 
 def spread(change: np.ndarray, ends: bool = False) -> float:
     """Max − min, the zero of states where the process has ended included."""
@@ -87,7 +89,8 @@ def direct(chain: Chain, *, discount: float) -> np.ndarray | None:
 def krylov(chain: Chain, v: np.ndarray, *, discount: float, until: float) -> np.ndarray:
     """Solve by BiCGSTAB (van der Vorst 1992) from `v` to a residual of `until`; by GMRES where it breaks down.
 
-    The better of the result and the start is returned, by the largest residual, so that a breakdown does no harm.
+    Both begin anew from what they have found, as long as that halves the residual each time. The best that was found is
+    returned, by the largest residual, so that a breakdown does no harm; how good it is, a backup tells.
     """
     size = len(v)
 
@@ -97,13 +100,20 @@ def krylov(chain: Chain, v: np.ndarray, *, discount: float, until: float) -> np.
     make: Any = solvers.LinearOperator
     operator = make((size, size), matvec=lambda x: x - discount * chain.expect(x), dtype=np.float64)
     best, error = v, float(np.abs(residual(v)).max())
-    for solve, options in ((solvers.bicgstab, {"maxiter": 500}), (solvers.gmres, {"maxiter": 20, "restart": 30})):
-        if error <= until:
+    for _ in range(_RESTARTS):
+        before = error
+        for solve, options in ((solvers.bicgstab, {"maxiter": 500}), (solvers.gmres, {"maxiter": 20, "restart": 30})):
+            goal = max(until, float(np.finfo(float).eps * np.abs(best).max()))  # rounding leaves more than that
+            if error <= goal:
+                return best
+            right = residual(best)
+            with np.errstate(all="ignore"):  # a breakdown divides by zero, and is told by the residual
+                found, _ = solve(operator, right, rtol=0.0, atol=goal, **options)
+            now = float(np.abs(residual(best + found)).max()) if np.isfinite(found).all() else np.inf
+            if now < error:
+                best, error = best + found, now
+            if error <= 0.1 * before:
+                break
+        if error > 0.5 * before:
             break
-        right = residual(best)
-        with np.errstate(all="ignore"):  # a breakdown divides by zero, and is told by the residual
-            found, _ = solve(operator, right, rtol=0.0, atol=until, **options)
-        now = float(np.abs(residual(best + found)).max()) if np.isfinite(found).all() else np.inf
-        if now < error:
-            best, error = best + found, now
     return best

@@ -47,8 +47,8 @@ class AbstractBackup(ABC):
         """The matrix of the chain whose backup has the derivative of T at v, (S, S); zero where the process has ended."""
 
     @abstractmethod
-    def rounding(self, values: np.ndarray) -> float:
-        """How far a computed T v can be off."""
+    def rounding(self, largest: float) -> float:
+        """How far a computed T v can be off, for values up to `largest`."""
 
 
 class Fixed(NamedTuple):
@@ -81,7 +81,7 @@ def fixed_point(
         low, high = float(change.min()), float(change.max())
         if backup.ended.any():
             low, high = min(low, 0.0), max(high, 0.0)
-        error = backup.rounding(values)
+        error = backup.rounding(float(max(np.abs(v).max(), np.abs(values).max())))
         bounds = macqueen(low, high, factors=backup.factors, error=error)
         history.append(bounds.gap)
         report(len(history), bounds.gap)

@@ -41,6 +41,7 @@ class PolicyIteration:
 
     Args:
         evaluation: "direct", by sparse LU, exact; or "krylov", by BiCGSTAB and GMRES, for processes whose LU fills up.
+            Where these get no further, LU takes over if it is cheap; if not, the status is that of too few iterations.
 
     It always ends: an action is kept until another is better by more than rounding.
 

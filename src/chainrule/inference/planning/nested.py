@@ -159,9 +159,9 @@ class NestedBackup(AbstractBackup):
         owner = np.repeat(states, self.width)
         return sparse.csr_array((weights.reshape(-1), (owner, self.successors[rows].reshape(-1))), shape=(size, size))
 
-    def rounding(self, values: np.ndarray) -> float:
+    def rounding(self, largest: float) -> float:
         """As of a plain backup, times what the measure makes of it."""
-        return self.extra * rounding(self.width, self.largest, self.discount, float(np.abs(values).max()))
+        return self.extra * rounding(self.width, self.largest, self.discount, largest)
 
 
 def normalised(form: Transitions) -> np.ndarray:

@@ -18,16 +18,16 @@ from scipy import sparse
 
 from ...forms.transitions import Transitions
 from . import reach
-from .bounds import Bounds, macqueen, rounding
+from .bounds import Bounds, macqueen, rounding, widened
 
 _PARALLEL = 1_000_000  # entries from which a product is worth a second core
 
 
 class Chain:
-    """What a policy makes of a process: `matrix` (S, S), `reward` (S,)."""
+    """What a policy makes of a process: `matrix` (S, S), `reward` (S,), and the most `terms` that either is a sum of."""
 
-    def __init__(self, matrix: Any, reward: np.ndarray):
-        self.matrix, self.reward = matrix, reward
+    def __init__(self, matrix: Any, reward: np.ndarray, terms: int = 0):
+        self.matrix, self.reward, self.terms = matrix, reward, terms
         self._pieces = _cut(matrix)
 
     def expect(self, v: np.ndarray) -> np.ndarray:
@@ -41,18 +41,26 @@ class Process:
     Attributes:
         matrix: (S·A, S), or (U, S) with `rows`; CSR, or a dense array.
         rows: which row (s, a) has, shape (S, A), or None.
-        reward: (S, A), −inf where an action is infeasible. States that end the process have one action, worth 0.
-        mask: where an action is feasible, those of states that end the process included.
+        reward: (S, A), −inf where an action is infeasible; 0 for all feasible ones of states that end the process.
+        mask: where an action is feasible; terminal states, which have none, are given the first one.
         ends: True where the process ends: terminal states, and states that cannot be left and pay nothing.
         discount: γ.
+
+    Args:
+        form: the transitions.
+        idle_ends: False leaves states that cannot be left and pay nothing going on like all others.
+        normalised: divide rows by their sums, which makes a copy; otherwise they are taken as they are.
     """
 
     matrix: Any
 
-    def __init__(self, form: Transitions, *, discount: float | None = None):
+    def __init__(self, form: Transitions, *, idle_ends: bool = True, normalised: bool = False):
         probs = np.asarray(form.probabilities).astype(np.float64, copy=False)
+        if normalised:
+            sums = probs.sum(axis=-1, keepdims=True)
+            probs = probs / np.where(sums > 0, sums, 1)
         self.num_states, self.num_actions = form.num_states, form.num_actions
-        self.discount = float(form.discount) if discount is None else discount
+        self.discount = float(form.discount)
         self.rows = None if form.rows is None else np.asarray(form.rows)
         if form.successors is None:
             self.matrix = _thin(probs.reshape(-1, self.num_states))
@@ -64,18 +72,25 @@ class Process:
                 (probs.reshape(-1), successors, start), shape=(len(start) - 1, self.num_states)
             )
         self.pieces = _cut(self.matrix)
-        terminal, feasible = np.asarray(form.terminal), np.asarray(form.mask)
-        self.reward = np.asarray(form.rewards).astype(np.float64, copy=False)
-        self.ends = terminal | self._idle(feasible)
+        self.terminal, feasible = np.asarray(form.terminal), np.asarray(form.mask)
+        if form.outcome_rewards is None:
+            self.reward = paid = np.asarray(form.rewards).astype(np.float64, copy=False)
+        else:  # their sums may have been rounded to less than float64, and lost digits where they cancel
+            outcomes = np.asarray(form.outcome_rewards).astype(np.float64, copy=False)
+            each = probs if self.rows is None else probs[self.rows]
+            self.reward = np.einsum("sab,sab->sa", each, outcomes)
+            paid = np.where(each > 0, np.abs(outcomes), 0).max(axis=-1)
+        self.ends = self.terminal | self._idle(feasible) if idle_ends else self.terminal
         self._ended = np.flatnonzero(self.ends)
         self.mask = feasible
-        if len(self._ended) or not feasible.all():
+        if not feasible.all():
+            over = np.flatnonzero(self.terminal)
             self.mask, self.reward = feasible.copy(), np.where(feasible, self.reward, -np.inf)
-            self.mask[self._ended] = np.arange(self.num_actions) == 0
-            self.reward[self._ended] = np.where(np.arange(self.num_actions) == 0, 0, -np.inf)
+            self.mask[over] = np.arange(self.num_actions) == 0
+            self.reward[over] = np.where(self.mask[over], 0, -np.inf)
         # the largest number of terms and the largest reward bound what rounding can do
         self.width = probs.shape[-1]
-        paid = np.asarray(form.rewards)
+        self.terms = 2 * self.width if normalised else self.width
         self.largest_reward = max(
             float(paid.max(initial=0, where=feasible)), -float(paid.min(initial=0, where=feasible))
         )
@@ -95,7 +110,7 @@ class Process:
         q *= self.discount
         q += self.reward
         if len(self._ended):
-            q[self._ended, 0] = 0
+            q[self._ended] = self.reward[self._ended]
         return q
 
     def block(self, states: slice) -> Callable[[np.ndarray], np.ndarray]:
@@ -105,20 +120,21 @@ class Process:
 
         def action_values(v):
             q = reward + self.discount * (matrix @ v).reshape(reward.shape)
-            q[ended, 0] = 0
+            q[ended] = reward[ended]
             return q
 
         return action_values
 
     def follow(self, policy: np.ndarray) -> Chain:
-        """The chain under a deterministic policy (S,). Rows of states that end the process are zero."""
+        """The chain under a deterministic policy (S,). Rows and rewards of states that end the process are zero."""
         states = np.arange(self.num_states)
         reward = self.reward[states, policy]
+        reward[self._ended] = 0
         chosen = self.row(states, policy)
         if not sparse.issparse(self.matrix):
             matrix = self.matrix[chosen]
             matrix[self._ended] = 0
-            return Chain(matrix, reward)
+            return Chain(matrix, reward, self.terms)
         if self._uniform:
             width = self.width
             probs = self.matrix.data.reshape(-1, width)[chosen]
@@ -126,10 +142,11 @@ class Process:
             successors = self.matrix.indices.reshape(-1, width)[chosen]
             start = np.arange(0, probs.size + 1, width, dtype=self.matrix.indptr.dtype)
             shape = (self.num_states, self.num_states)
-            return Chain(sparse.csr_array((probs.reshape(-1), successors.reshape(-1), start), shape=shape), reward)
+            matrix = sparse.csr_array((probs.reshape(-1), successors.reshape(-1), start), shape=shape)
+            return Chain(matrix, reward, self.terms)
         matrix: Any = self.matrix[chosen]
         matrix.data[np.repeat(self.ends, np.diff(matrix.indptr))] = 0
-        return Chain(matrix, reward)
+        return Chain(matrix, reward, self.terms)
 
     def follow_on(self, chain: Chain, policy: np.ndarray, changed: np.ndarray) -> Chain:
         """The chain under a policy that differs from the chain's in the states `changed`; the chain is changed in place."""
@@ -150,7 +167,7 @@ class Process:
             shape=(self.num_states, self.matrix.shape[0]),
         )
         matrix = blend @ self.matrix
-        return Chain(matrix, (weight * np.where(self.mask, self.reward, 0)).sum(1))
+        return Chain(matrix, (weight * np.where(self.mask, self.reward, 0)).sum(1), self.num_actions * (self.terms + 1))
 
     def any_policy(self) -> np.ndarray:
         """The first feasible action of each state."""
@@ -184,19 +201,38 @@ class Process:
             used = self.mask & ~self.ends[:, None]
             sums = sums[used.reshape(-1)] if self.rows is None else sums[self.rows[used]]
         low, high = (float(sums.min()), float(sums.max())) if len(sums) else (1.0, 1.0)
-        return (0.0 if len(self._ended) else self.discount * low), self.discount * high
+        return widened(0.0 if len(self._ended) else self.discount * low, self.discount * high, self.width)
 
-    def bounds(self, change: np.ndarray, values: np.ndarray) -> Bounds:
-        """Bounds on the optimum from `change` = T v − v at `values` = T v."""
+    def require_contraction(self):
+        """Refuse a discount that rows make too little of.
+
+        Raises:
+            ValueError: γ times the sum of a row is not below 1, so that values are not bounded.
+        """
+        if not (high := self.factors[1]) < 1:
+            raise ValueError(
+                f"a row of probabilities sums to {high / self.discount:.9g}, which a discount of {self.discount:.9g} does "
+                "not bring below 1, so that values are not bounded: divide each row by its sum, or lower the discount"
+            )
+
+    def bounds(self, change: np.ndarray, values: np.ndarray, chain: Chain | None = None) -> Bounds:
+        """Bounds on the optimum from `change` = T v − v at `values` = T v; or on the worth of a chain, from its backup."""
         low, high = float(change.min()), float(change.max())
+        # the v that was backed up is at most as far from T v as the change is large
+        largest = max(-float(values.min()), float(values.max())) + max(-low, high, 0.0)
+        factors, terms = self.factors, self.terms
+        if chain is not None:
+            sums, terms = np.asarray(chain.matrix.sum(axis=1)).reshape(-1)[~self.ends], chain.terms
+            least = 0.0 if len(self._ended) else self.discount * float(sums.min(initial=1))
+            factors = widened(least, self.discount * float(sums.max(initial=0)), terms)
         if len(self._ended):
             low, high = min(low, 0.0), max(high, 0.0)
-        return macqueen(low, high, factors=self.factors, error=self.rounding(values))
+        return macqueen(low, high, factors=factors, error=rounding(terms, self.largest_reward, self.discount, largest))
 
     def rounding(self, values: np.ndarray) -> float:
-        """How far a computed backup can be from the exact one."""
+        """How far a computed backup of values can be from the exact one."""
         largest = max(-float(values.min()), float(values.max()))
-        return rounding(self.width, self.largest_reward, self.discount, largest)
+        return rounding(self.terms, self.largest_reward, self.discount, largest)
 
     @property
     def _uniform(self) -> bool:

@@ -71,8 +71,14 @@ class Tail(NamedTuple):
     evaluations: int
 
 
-def grow(form: Transitions, starts: np.ndarray, horizon: int) -> Tree:
+def grow(form: Transitions, starts: np.ndarray, horizon: int, final: np.ndarray | None = None) -> Tree:
     """Enumerate what can be reached from the start states in `horizon` steps.
+
+    Args:
+        form: the process.
+        starts: the states to begin in.
+        horizon: steps.
+        final: what states are worth after the last step, (S,), discounted like a reward then.
 
     Raises:
         ValueError: more than `MOST_OUTCOMES` outcomes.
@@ -87,7 +93,8 @@ def grow(form: Transitions, starts: np.ndarray, horizon: int) -> Tree:
         np.broadcast_to(np.arange(form.num_states), probs.shape) if form.successors is None else form.successors
     )
     possible = (probs > 0) & going[..., None]
-    whole = sum(discount**t for t in range(horizon)) * np.abs(paid[possible]).max(initial=0)
+    last = np.zeros(form.num_states) if final is None else discount**horizon * final
+    whole = sum(discount**t for t in range(horizon)) * np.abs(paid[possible]).max(initial=0) + np.abs(last).max()
     quantum = 1e-13 * whole if whole > 0 else 1.0
     branching = np.where(going, possible.sum(axis=2), 0).sum(axis=1)
     states, accumulated = np.asarray(starts), np.zeros(len(starts))
@@ -120,11 +127,11 @@ def grow(form: Transitions, starts: np.ndarray, horizon: int) -> Tree:
         steps.append(Step(states, accumulated, nodes[order], actions[order], rows[order]))
         states, accumulated = later[first], after[first]
     none = np.zeros(0, int)
-    steps.append(Step(states, accumulated, none, none, None))
+    steps.append(Step(states, accumulated + last[states], none, none, None))
     return Tree(steps, horizon * quantum)
 
 
-def best_tail(tree: Tree, initial: np.ndarray, level: float, *, tolerance: float) -> Tail:
+def best_tail(tree: Tree, initial: np.ndarray, level: float, *, tolerance: float, most: int) -> Tail:
     """Find the policy whose worst share `level` of returns is best on average.
 
     Args:
@@ -132,10 +139,11 @@ def best_tail(tree: Tree, initial: np.ndarray, level: float, *, tolerance: float
         initial: the probability of each node of the first step.
         level: α in (0, 1].
         tolerance: how far from the best it may be.
+        most: thresholds at most.
     """
     atoms = np.unique(tree.steps[-1].accumulated)
     widest = max(len(step.states) for step in tree.steps) + max(len(step.nodes) for step in tree.steps)
-    batch = max(1, min(32, _NUMBERS // widest))
+    batch = max(2, min(32, _NUMBERS // widest, most))  # both ends at least, between which the others are
     known = np.full(len(atoms), np.nan)
     todo = np.unique(np.linspace(0, len(atoms) - 1, min(batch, len(atoms))).round().astype(int))
     while True:
@@ -146,13 +154,13 @@ def best_tail(tree: Tree, initial: np.ndarray, level: float, *, tolerance: float
         # from the left f rises by at most 1, from the right by at most 1/α − 1: where the two meet is the most it can be
         steep = 1 / level - 1
         meet = (known[right] - known[left] + atoms[left] + steep * atoms[right]) * level
-        most = known[left] + meet - atoms[left]
-        hopeful = np.flatnonzero((right - left > 1) & (most > known[best] + tolerance))
-        open_ = np.flatnonzero((right - left > 1) & (most > known[best]))
-        if len(hopeful) == 0:
-            upper = max(known[best], most[open_].max(initial=-np.inf))
+        ceiling = known[left] + meet - atoms[left]
+        hopeful = np.flatnonzero((right - left > 1) & (ceiling > known[best] + tolerance))
+        open_ = np.flatnonzero((right - left > 1) & (ceiling > known[best]))
+        if len(hopeful) == 0 or len(seen) >= most:
+            upper = max(known[best], ceiling[open_].max(initial=-np.inf))
             break
-        hopeful = hopeful[np.argsort(-most[hopeful], kind="stable")[:batch]]
+        hopeful = hopeful[np.argsort(-ceiling[hopeful], kind="stable")[: min(batch, most - len(seen))]]
         near = np.searchsorted(atoms, meet[hopeful])
         todo = np.unique(np.clip(near, left[hopeful] + 1, right[hopeful] - 1))
     threshold = float(atoms[best])

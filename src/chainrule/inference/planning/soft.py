@@ -13,7 +13,7 @@ import numpy as np
 from scipy import sparse
 
 from ...forms.transitions import Transitions
-from .bounds import rounding
+from .bounds import rounding, widened
 from .fixed_point import AbstractBackup
 from .process import Process
 
@@ -24,14 +24,12 @@ class SoftBackup(AbstractBackup):
     def __init__(self, process: Process, form: Transitions, temperature: float):
         self.process, self.discount, self.temperature = process, process.discount, temperature
         self.ended, self.mask = np.asarray(form.terminal), np.asarray(form.mask) & ~np.asarray(form.terminal)[:, None]
-        self.reward = np.where(self.mask, np.asarray(form.rewards).astype(np.float64), -np.inf)
+        self.reward = np.where(self.mask, process.reward, -np.inf)
         sums = np.asarray(process.matrix.sum(axis=1)).reshape(-1)
         sums = sums.reshape(self.mask.shape) if process.rows is None else sums[process.rows]
         used = sums[self.mask] if self.mask.any() else np.ones(1)
-        self.factors = (
-            (0.0 if self.ended.any() else self.discount * float(used.min())),
-            self.discount * float(used.max()),
-        )
+        least = 0.0 if self.ended.any() else self.discount * float(used.min())
+        self.factors = widened(least, self.discount * float(used.max()), process.width)
 
     def action_values(self, v: np.ndarray) -> np.ndarray:
         """Q (S, A), the entropy of later choices included."""
@@ -60,9 +58,9 @@ class SoftBackup(AbstractBackup):
         )
         return blend @ self.process.matrix
 
-    def rounding(self, values: np.ndarray) -> float:
+    def rounding(self, largest: float) -> float:
         """That of the plain backup, and that of the exponentials and the logarithm."""
-        largest, actions = float(np.abs(values).max()), self.mask.shape[1]
+        actions = self.mask.shape[1]
         plain = rounding(self.process.width, self.process.largest_reward, self.discount, largest)
         # (q − top) / τ is off by the error of q relative to τ, which the factor τ takes back
         return 3 * plain + (actions + 4) * np.finfo(float).eps * self.temperature * (1 + np.log(actions))

@@ -35,9 +35,9 @@ class Average:
         Puterman (1994), Markov Decision Processes, chapters 8 and 9.
     """
 
-    def solve(self, mdp, process, *, method, start, horizon, tolerance, most, report):
+    def solve(self, mdp, process, *, method, start, horizon, final, tolerance, most, report):
         """See `MDP.solve`; values to start with are relative values."""
-        refuse(self, method=method, horizon=horizon)
+        refuse(self, method=method, horizon=horizon, final=final)
         found = average_reward(process, beginning(mdp, process, start), tolerance=tolerance, most=most, report=report)
         return solution(
             mdp,

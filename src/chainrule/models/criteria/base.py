@@ -7,7 +7,7 @@ import numpy as np
 from ..policy import Policy, Solution
 
 
-def refuse(criterion: Any, *, method=None, horizon=None, start=None):
+def refuse(criterion: Any, *, method=None, horizon=None, final=None, start=None):
     """Refuse options that a criterion has no use for; give those that it cannot take.
 
     Raises:
@@ -18,25 +18,28 @@ def refuse(criterion: Any, *, method=None, horizon=None, start=None):
         raise ValueError(f"{name} has a method of its own; leave out method={method!r}")
     if horizon is not None:
         raise ValueError(f"{name} is about an infinite horizon; leave out horizon={horizon}")
+    if final is not None:
+        raise ValueError(f"{name} is about an infinite horizon; leave out final")
     if start is not None:
         raise ValueError(f"{name} does not begin with values; leave out start")
 
 
 def needs_discount(criterion: Any, process):
-    """Refuse an undiscounted process.
+    """Refuse an undiscounted process, and one whose rows exceed one by as much as the discount takes away.
 
     Raises:
-        ValueError: the discount is 1.
+        ValueError: the discount is 1, or that.
     """
     if not process.discount < 1:
         raise ValueError(
             f"{type(criterion).__name__} wants a discount below 1; set one with mdp.replace(discount=0.99)"
         )
+    process.require_contraction()
 
 
 def beginning(mdp, process, start) -> np.ndarray:
     """Values to begin with: those given, or zeros."""
-    v = np.zeros(mdp.num_states) if start is None else mdp._values(start, "start").copy()
+    v = np.zeros(mdp.num_states) if start is None else start.copy()
     v[process.ends] = 0
     return v
 

@@ -5,7 +5,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-import equinox as eqx
 import numpy as np
 
 from ...inference.planning import linear_programs
@@ -70,13 +69,14 @@ class Constrained:
             if not np.isfinite(limit):
                 raise ValueError(f"the limit of {name!r} is {limit}; wanted a finite number")
 
-    def solve(self, mdp, process, *, method, start, horizon, tolerance, most, report):
+    def solve(self, mdp, process, *, method, start, horizon, final, tolerance, most, report):
         """See `MDP.solve`."""
-        refuse(self, method=method, horizon=horizon, start=start)
+        refuse(self, method=method, horizon=horizon, final=final, start=start)
         needs_discount(self, process)
         initial, costs = self._initial(mdp), self._costs(mdp)
         limits = np.array([float(self.limits[name]) for name in self.costs])
-        process = _without_idle_ends(process, mdp.transitions)
+        if (process.ends & ~process.terminal).any():  # staying for nothing may cost something
+            process = Process(mdp.transitions, idle_ends=False)
         found = linear_programs.visits(process, initial, costs, limits)
         options = {"most": most, "sweeps": None, "report": lambda n, gap: None}
         if found.visits is None:
@@ -158,15 +158,6 @@ class Constrained:
         raise ValueError(
             f"each limit can be kept, but not all of {', '.join(map(repr, self.costs))} together: raise one ({message})"
         )
-
-
-def _without_idle_ends(process: Process, form) -> Process:
-    """The process with states that stay for nothing going on, since staying may cost something."""
-    if not (process.ends & ~np.asarray(form.terminal)).any():
-        return process
-    paying = Process(eqx.tree_at(lambda f: f.rewards, form, np.ones_like(np.asarray(form.rewards))))
-    reward = np.where(paying.mask & ~paying.ends[:, None], np.asarray(form.rewards).astype(np.float64), paying.reward)
-    return _with_reward(paying, reward)
 
 
 def _with_reward(process: Process, reward: np.ndarray) -> Process:

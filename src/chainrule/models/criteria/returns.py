@@ -14,7 +14,7 @@ from .base import refuse, solution
 class CVaR:
     """The mean of the worst share α of the total discounted reward of a horizon, maximised exactly.
 
-        CVaR_α(R) = max_η { η − E[(η − R)⁺] / α },    R = Σ_t γ^t r_t
+        CVaR_α(R) = max_η { η − E[(η − R)⁺] / α },    R = Σ_{t<H} γ^t r_t + γ^H final(s_H)
 
     The best policy has to remember what it has earned: `details["policy"](step, state, accumulated)` says what it does.
     All reachable triples are enumerated, at most about five million outcomes, which is far where rewards are few and round.
@@ -55,15 +55,15 @@ class CVaR:
         if not 0 < self.level <= 1:
             raise ValueError(f"level is {self.level}; wanted the share of worst returns, in (0, 1]")
 
-    def solve(self, mdp, process, *, method, start, horizon, tolerance, most, report):
+    def solve(self, mdp, process, *, method, start, horizon, final, tolerance, most, report):
         """See `MDP.solve`."""
         refuse(self, method=method, start=start)
-        if horizon is None or horizon < 1:
-            raise ValueError(f"horizon is {horizon}; CVaR wants a number of steps, at least one")
+        if horizon is None:
+            raise ValueError("horizon is None; CVaR wants a number of steps, at least one")
         initial = self._initial(mdp)
         starts = np.flatnonzero(initial)
-        tree = grow(mdp.transitions, starts, horizon)
-        found = best_tail(tree, initial[starts], self.level, tolerance=0.5 * tolerance)
+        tree = grow(mdp.transitions, starts, horizon, final)
+        found = best_tail(tree, initial[starts], self.level, tolerance=0.5 * tolerance, most=most)
         scale = max(float(np.abs(tree.steps[-1].accumulated).max(initial=0)), 1e-300)
         error = tree.error + 64 * horizon * np.finfo(float).eps * scale / self.level
         lower, upper = found.worth - error, found.upper + error
@@ -84,7 +84,7 @@ class CVaR:
             action_values=q,
             gap=0.5 * (upper - lower),
             tolerance=tolerance,
-            exact=True,
+            exact=found.evaluations < most,
             iterations=found.evaluations,
             sweeps=0,
             details={

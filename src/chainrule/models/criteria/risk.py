@@ -39,9 +39,9 @@ class Soft:
         if not 0 < self.temperature < math.inf:
             raise ValueError(f"temperature is {self.temperature}; wanted a positive number")
 
-    def solve(self, mdp, process, *, method, start, horizon, tolerance, most, report):
+    def solve(self, mdp, process, *, method, start, horizon, final, tolerance, most, report):
         """See `MDP.solve`."""
-        refuse(self, method=method, horizon=horizon)
+        refuse(self, method=method, horizon=horizon, final=final)
         needs_discount(self, process)
         backup = SoftBackup(process, mdp.transitions, self.temperature)
         found = fixed_point(backup, beginning(mdp, process, start), tolerance=tolerance, most=most, report=report)
@@ -55,7 +55,8 @@ class Entropic:
         v(s) = max_a −(1/θ) log Σ_{s'} p(s' | s, a) exp(−θ (r(s, a, s') + γ v(s')))
 
     Rewards by outcome take part in the risk, where the process has them. The measure is applied anew at each step, so that
-    the best policy does not depend on time or on the past; it is not the entropic risk of the total.
+    the best policy does not depend on time or on the past; it is not the entropic risk of the total. Rows of probabilities
+    are divided by their sums first.
 
     Args:
         risk_aversion: θ, per unit of reward. Positive is averse to risk, negative seeks it, 0 is the expectation; the
@@ -79,9 +80,9 @@ class Entropic:
         if not math.isfinite(self.risk_aversion):
             raise ValueError(f"risk_aversion is {self.risk_aversion}; wanted a finite number")
 
-    def solve(self, mdp, process, *, method, start, horizon, tolerance, most, report):
+    def solve(self, mdp, process, *, method, start, horizon, final, tolerance, most, report):
         """See `MDP.solve`."""
-        refuse(self, method=method, horizon=horizon)
+        refuse(self, method=method, horizon=horizon, final=final)
         needs_discount(self, process)
         form = mdp.transitions if mdp.transitions.outcome_rewards is None else mdp.transitions.spread_out()
         # exponentials and logarithm are each off by as much as a sum may be

@@ -24,8 +24,9 @@ class Robust:
             `successors`.
         optimistic: nature helps, and picks the best: an upper bound on what can be had.
 
-    In the `Solution`, `values` with its bounds is what is guaranteed (or possible), and `details` has the probabilities
-    that nature picks for the policy's actions: `probabilities`, (S, S) or (S, b), beside `successors`, (S, b) or None.
+    Rows of probabilities are divided by their sums first. In the `Solution`, `values` with its bounds is what is
+    guaranteed (or possible), and `details` has the probabilities that nature picks for the policy's actions:
+    `probabilities`, (S, S) or (S, b), beside `successors`, (S, b) or None.
 
     Raises:
         ValueError: neither or both ways to say the intervals, wrong shapes, intervals that no distribution fits in (the
@@ -55,9 +56,9 @@ class Robust:
         if given and (self.lower is None or self.upper is None):
             raise ValueError("give lower and upper both; 0 and 1 are bounds that say nothing")
 
-    def solve(self, mdp, process, *, method, start, horizon, tolerance, most, report):
+    def solve(self, mdp, process, *, method, start, horizon, final, tolerance, most, report):
         """See `MDP.solve`."""
-        refuse(self, method=method, horizon=horizon)
+        refuse(self, method=method, horizon=horizon, final=final)
         needs_discount(self, process)
         form: Transitions = mdp.transitions
         shared = self.radius is not None and np.ndim(self.radius) == 0 and form.outcome_rewards is None
