@@ -74,6 +74,17 @@ def test_starts_are_states_or_distributions():
         mdp.occupancy([0, 0], start=[1.0, 0, 0])
 
 
+def test_another_start():
+    mdp = pair(initial=[1.0, 0.0])
+    moved = mdp.replace(initial=[0.25, 0.75])
+    np.testing.assert_array_equal(moved.initial, [0.25, 0.75])
+    np.testing.assert_allclose(moved.occupancy([0, 0]).sum(1), [2.5, 7.5])
+    with pytest.raises(ValueError, match=r"initial must be probabilities that sum to one; got a sum of 0\.5"):
+        mdp.replace(initial=[0.5, 0.0])
+    with pytest.raises(ValueError, match="where does it start"):
+        mdp.replace(initial=None).occupancy([0, 0])
+
+
 def test_traced_processes_have_values_and_walks():
     mdp, policy = pair(initial=[1.0, 0.0]), np.array([1, 0])
     told = {"home": 1, "away": {0: 1.0}}

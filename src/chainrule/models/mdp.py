@@ -5,7 +5,7 @@
 Reference: Puterman (1994), "Markov Decision Processes".
 """
 
-from collections.abc import Hashable, Iterable, Mapping, Sequence
+from collections.abc import Hashable, Iterable, Sequence
 from typing import Any
 
 import equinox as eqx
@@ -16,8 +16,6 @@ from jaxtyping import Array, Float, Key
 
 from ..forms.chain import is_concrete
 from ..forms.transitions import Misfit, Transitions
-from ..graphs.tables import read_table
-from ..graphs.transition_graph import TransitionGraph
 from ..inference.planning.process import Process
 from ..learning import progress as bars
 from ..learning.fit import Fit
@@ -25,14 +23,14 @@ from . import mdp_experience as experience
 from . import mdp_solving as solving
 from . import mdp_sources as sources
 from . import mdp_worth as worths
-from .emissions.base import generator
 from .markov_chain import MarkovChain
+from .mdp_constructors import AbstractConstructors
 from .mdp_experience import Trajectories, walk
 from .mdp_policies import as_matrix, as_table, chain_of, occupancy
 from .policy import Evaluation, Policy, Solution, state_index
 
 
-class MDP(eqx.Module):
+class MDP(AbstractConstructors):
     """A Markov decision process with named states and actions.
 
     Args:
@@ -96,139 +94,6 @@ class MDP(eqx.Module):
             if names is not None and len(names) != size:
                 raise ValueError(f"{len(names)} names for {size} {kind}s")
 
-    # Where processes come from
-
-    @classmethod
-    def from_graph(cls, graph: "nx.MultiDiGraph | TransitionGraph", *, discount: float = 1.0) -> "MDP":
-        """The process that a graph describes: an edge is one outcome of an `action`, with `probability` and `reward`.
-
-        Nodes may have `terminal=True`, and `initial`, the probability of starting there. See
-        `TransitionGraph.from_networkx` for what is checked.
-
-        Example:
-            >>> import networkx as nx, chainrule as cr
-            >>> graph = nx.MultiDiGraph()
-            >>> graph.add_node("off", terminal=True)
-            >>> _ = graph.add_edge("on", "on", action="run", probability=0.9, reward=1.0)
-            >>> _ = graph.add_edge("on", "off", action="run", probability=0.1)
-            >>> _ = graph.add_edge("on", "off", action="stop", probability=1.0, reward=5.0)
-            >>> cr.MDP.from_graph(graph, discount=0.9).solve().policy["on"]
-            'stop'
-        """
-        if not isinstance(graph, TransitionGraph):
-            graph = TransitionGraph.from_networkx(graph)
-        if not graph.actions:
-            raise ValueError("the graph has no actions, so there is nothing to decide: use MarkovChain.from_graph")
-        return cls(**sources.from_graph(graph), discount=discount)
-
-    @classmethod
-    def from_sparse(
-        cls, matrices, rewards, *, num_actions: int | None = None, discount: float = 1.0, **options
-    ) -> "MDP":
-        """From scipy-sparse matrices: one (S, S) for each action, or one (S·A, S) whose row s·A + a is p(· | s, a).
-
-        Args:
-            matrices: the list, or the one matrix. An empty row marks an infeasible action.
-            rewards: (S,) or (S, A); or r(s, a, s'), as sparse as `matrices` and in the same form: a list, or one matrix.
-            num_actions: A, for the one matrix.
-            discount: γ.
-            **options: `mask`, `terminal`, `states`, `actions`, `initial` as for the class.
-
-        Rows are padded to the longest. A state all of whose rows are empty is terminal.
-
-        Raises:
-            ValueError: as for the class, and matrices or rewards whose shapes do not fit.
-
-        Example:
-            >>> from scipy import sparse
-            >>> import chainrule as cr
-            >>> stay, move = sparse.eye_array(3), sparse.diags_array([1.0, 1.0], offsets=1, shape=(3, 3))
-            >>> mdp = cr.MDP.from_sparse([stay, move], [0.0, 0.0, 1.0], discount=0.5, actions=("stay", "move"))
-            >>> solution = mdp.solve()
-            >>> solution.policy[0], round(solution[0], 4)
-            ('move', 0.5)
-        """
-        return cls(**(sources.from_sparse(matrices, rewards, num_actions) | options), discount=discount)
-
-    @classmethod
-    def from_table(
-        cls,
-        table: Mapping | Sequence,
-        *,
-        discount: float = 1.0,
-        states: Iterable[Hashable] | None = None,
-        actions: Iterable[Hashable] | None = None,
-        initial=None,
-        end: Hashable = "done",
-    ) -> "MDP":
-        """From nested lists or mappings, `table[s][a] = [(probability, next state, reward, done), …]`.
-
-        An outcome with `done` is worth its reward and nothing after it; where states do not tell that by themselves, a
-        terminal state `end` is appended. See `chainrule.graphs.tables.read_table` for all arguments and what is checked,
-        and `chainrule.rl.from_gymnasium` for environments that hold such a table.
-
-        Example:
-            >>> import chainrule as cr
-            >>> dice = [{"roll": [(5 / 6, 0, 3.5, False), (1 / 6, 0, 0.0, True)], "stop": [(1.0, 0, 10.0, True)]}]
-            >>> cr.MDP.from_table(dice, discount=0.99).solve().policy[0]
-            'roll'
-        """
-        arrays = read_table(table, states=states, actions=actions, initial=initial, end=end)
-        return cls(**sources.from_table(arrays), discount=discount)
-
-    @classmethod
-    def from_function(
-        cls,
-        step,
-        states: Iterable[Hashable],
-        actions: Sequence[Hashable],
-        *,
-        explore: bool = True,
-        discount: float = 1.0,
-    ) -> "MDP":
-        """From a function: `step(state, action)` gives outcomes [(probability, next state, reward), …].
-
-        Args:
-            step: called once for each state and action. None, or an empty list, says that the action is infeasible there.
-            states: where to begin; whatever can be reached from there is found, if `explore`, and else must be listed.
-            actions: their names.
-            explore: whether states that `states` does not name may turn up.
-            discount: γ.
-
-        A state without feasible actions is terminal. Nothing but the padded arrays is kept.
-
-        Example:
-            >>> import chainrule as cr
-            >>> def step(money, bet):
-            ...     if 0 < money < 5 and bet <= money:
-            ...         return [(0.4, min(money + bet, 5), float(money + bet >= 5)), (0.6, money - bet, 0.0)]
-            >>> cr.MDP.from_function(step, [2], actions=[1, 2, 3], discount=0.99).solve().policy[2]
-            2
-        """
-        return cls(**sources.from_function(step, states, actions, explore=explore), discount=discount)
-
-    @classmethod
-    def random(
-        cls, key: Key[Array, ""], num_states: int, num_actions: int, *, num_successors: int = 8, discount: float = 0.95
-    ) -> "MDP":
-        """A random sparse process ("Garnet"): uniform successors, Dirichlet(1) probabilities, uniform rewards.
-
-        References:
-            Archibald, McKinnon and Thomas (1995), On the generation of Markov decision processes.
-        """
-        for name, value in (
-            ("num_states", num_states),
-            ("num_actions", num_actions),
-            ("num_successors", num_successors),
-        ):
-            if value < 1:
-                raise ValueError(f"{name} is {value}; wanted at least one")
-        rng, shape = generator(key), (num_states, num_actions)
-        successors = rng.integers(0, num_states, (*shape, num_successors), np.int32)
-        return cls(
-            rng.dirichlet(np.ones(num_successors), shape), rng.random(shape), successors=successors, discount=discount
-        )
-
     # What it is
 
     @property
@@ -257,13 +122,28 @@ class MDP(eqx.Module):
         return self.transitions.discount
 
     def index(self, state: Hashable) -> int:
-        """The index of a state, by name."""
+        """The index of a state, by name.
+
+        Example:
+            >>> import chainrule as cr
+            >>> cr.MDP([[[0.5, 0.5]], [[0.0, 1.0]]], [1, 0], discount=0.9, states=("home", "away")).index("away")
+            1
+        """
         return state_index(state, self.state_names, self.num_states)
 
     def replace(self, **changes) -> "MDP":
         """The same process with other `rewards`, `probabilities`, `discount` or `initial`; traced values are welcome.
 
         This is the way to differentiate a solution: `jax.grad(lambda r: mdp.replace(rewards=r).solve()["home"])`.
+
+        Raises:
+            ValueError: something else is to be replaced, or the new arrays do not fit.
+
+        Example:
+            >>> import chainrule as cr
+            >>> mdp = cr.MDP([[[1, 0], [0, 1]], [[0, 1], [1, 0]]], [0, 1], discount=0.9, states=("home", "away"))
+            >>> round(mdp.solve()["home"], 4), round(mdp.replace(discount=0.5).solve()["home"], 4)
+            (9.0, 1.0)
         """
         form, known = self.transitions, ("rewards", "probabilities", "discount", "initial")
         if unknown := [name for name in changes if name not in known]:
@@ -285,7 +165,15 @@ class MDP(eqx.Module):
         )
 
     def graph(self) -> nx.MultiDiGraph:
-        """The process as a networkx graph: an edge for each outcome that is possible."""
+        """The process as a networkx graph: an edge for each outcome that is possible.
+
+        Example:
+            >>> import chainrule as cr
+            >>> mdp = cr.MDP([[[1, 0], [0, 1]], [[0, 1], [1, 0]]], [0, 1], states=("home", "away"), actions=("stay", "go"))
+            >>> [(s, t, data["action"]) for s, t, data in mdp.graph().edges(data=True) if s == "home"]
+            [('home', 'home', 'stay'), ('home', 'away', 'go')]
+        """
+        self._needs_values("graph")
         return sources.as_graph(self.transitions, self.states, self.actions, self.initial)
 
     # What is best
@@ -327,6 +215,17 @@ class MDP(eqx.Module):
             ValueError: a discount of 1 with an infinite total (the message names a state), rows that exceed one by so much
                 that the discount does not make up for it, a tolerance that is not positive, options that do not fit
                 each other, wrong shapes.
+
+        Example:
+            >>> import chainrule as cr
+            >>> mdp = cr.MDP([[[1, 0], [0, 1]], [[0, 1], [1, 0]]], [0, 1], discount=0.9, states=("home", "away"))
+            >>> solution = mdp.solve()
+            >>> dict(solution.policy.items()), round(solution["home"], 4), bool(solution.gap <= 1e-6)
+            ({'home': 1, 'away': 0}, 9.0, True)
+            >>> mdp.solve(method=cr.ValueIteration(), tolerance=1e-3).status
+            SolveStatus.CERTIFIED
+            >>> mdp.solve(horizon=3).policy["away"]
+            [0, 0, 0]
         """
         solving.check_options(method, criterion, horizon, tolerance, max_iterations)
         if not self._on_host():
@@ -415,6 +314,12 @@ class MDP(eqx.Module):
         Raises:
             ValueError: without a discount, a policy that may stay for ever where it can come to; the message names a
                 state. No start.
+
+        Example:
+            >>> import chainrule as cr
+            >>> mdp = cr.MDP([[[1, 0], [0, 1]], [[0, 1], [1, 0]]], [0, 1], discount=0.9, states=("home", "away"))
+            >>> mdp.occupancy({"home": 1, "away": 0}, start="home").round(6).tolist()
+            [[0.0, 1.0], [9.0, 0.0]]
         """
         self._needs_values("occupancy")
         table = np.asarray(as_table(policy, self))
@@ -427,6 +332,15 @@ class MDP(eqx.Module):
         """The Markov chain under a policy, over the same states; those that have ended stay where they are.
 
         It starts as the process does, or uniformly.
+
+        Raises:
+            ValueError: a policy that does not fit, or one that depends on the step; more states than a matrix has room for.
+
+        Example:
+            >>> import chainrule as cr
+            >>> mdp = cr.MDP([[[1, 0], [0, 1]], [[0, 1], [1, 0]]], [0, 1], states=("home", "away"))
+            >>> mdp.chain({"home": {0: 0.75, 1: 0.25}, "away": 1}).transition.tolist()
+            [[0.75, 0.25], [1.0, 0.0]]
         """
         self._needs_values("chain")
         process = Process(self.transitions)
@@ -445,6 +359,16 @@ class MDP(eqx.Module):
             length: steps of each walk, which may end earlier; at most those of the policy, where it has steps.
             num_samples: walks.
             start: a state, or a distribution over states; the model's `initial` by default.
+
+        Raises:
+            ValueError: a policy or a start that does not fit, a length below 1 or beyond the policy's steps.
+
+        Example:
+            >>> import jax, chainrule as cr
+            >>> mdp = cr.MDP([[[1, 0], [0, 1]], [[0, 1], [1, 0]]], [0, 1], states=("home", "away"))
+            >>> walks = mdp.simulate(jax.random.key(0), {"home": 1, "away": 0}, 2, start="home")
+            >>> walks.labels(), walks.returns().tolist()
+            (['home', 'away', 'away'], [1.0])
         """
         for name, value in (("length", length), ("num_samples", num_samples)):
             if value < 1:
@@ -477,20 +401,6 @@ class MDP(eqx.Module):
             )
 
     # Learning
-
-    @classmethod
-    def from_trajectories(cls, steps: Sequence, *, smoothing: float = 0.0, discount: float = 1.0) -> "MDP":
-        """Learn a process from steps (state, action, reward, next state) of names: one list, or a list of lists.
-
-        States, actions and possible outcomes are those that occur. A state that is never left is terminal.
-
-        Example:
-            >>> import chainrule as cr
-            >>> steps = [("in", "wait", 1.0, "in"), ("in", "wait", 1.0, "out"), ("in", "go", 0.5, "out")]
-            >>> cr.MDP.from_trajectories(steps, discount=0.9).solve().policy["in"]
-            'wait'
-        """
-        return cls(**experience.structure(steps), discount=discount).fit(steps, smoothing=smoothing).model
 
     def fit(self, data, *, smoothing: float = 0.0) -> Fit:
         """Learn probabilities and mean rewards.

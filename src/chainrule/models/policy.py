@@ -132,6 +132,15 @@ class Solution(eqx.Module):
 
     `solution["hot"]` is the value of one state. Under `jit` and `vmap` everything is an array, and `status` can be read
     once the values are there.
+
+    Example:
+        >>> import chainrule as cr
+        >>> mdp = cr.MDP([[[1.0], [1.0], [1.0]]], [[2.0, 2.0, 1.0]], discount=0.5, actions=("left", "right", "wait"))
+        >>> both = mdp.solve()
+        >>> round(both[0], 6), bool(both.lower[0] <= 4 <= both.upper[0]), both.status
+        (4.0, True, SolveStatus.CERTIFIED)
+        >>> both.policy[0], both.best_actions(0), both.action_values.round(6).tolist()
+        ('left', ['left', 'right'], [[4.0, 4.0, 3.0]])
     """
 
     values: Any
