@@ -110,7 +110,7 @@ def test_traced_processes_have_values_and_walks():
     np.testing.assert_allclose(start, [0.25, 0.75])
     with pytest.raises(ValueError, match="takes action 7 in state 'away'"):
         jax.eval_shape(lambda m: m.evaluate(np.array([0, 7])).values, mdp)
-    for name in ("occupancy", "chain"):
+    for name in ("occupancy", "chain", "fit"):
         with pytest.raises(ValueError, match=f"{name} is computed on the host"):
             jax.eval_shape(lambda m, name=name: getattr(m, name)(policy), mdp)
 
@@ -179,6 +179,13 @@ def test_what_is_between_the_bounds_is_said():
     assert jax.eval_shape(lambda m: m.evaluate([0, 0]), mdp).status is None
     with pytest.raises(ValueError, match="total reward from state 'home' does not settle: gains and losses cancel"):
         pair(discount=1.0).replace(rewards=[[0.0, 1.0], [0.0, -1.0]]).evaluate([1, 1])
+
+
+def test_probabilities_that_rounding_left_beside_one():
+    mdp = cr.MDP([[[1.0], [1.0]]], [[1.0, 1.0]], discount=0.999999)
+    found = mdp.evaluate(np.array([[0.500004, 0.500004]]))
+    assert found[0] == pytest.approx(1e6, rel=1e-9)
+    assert mdp.occupancy(np.array([[0.500004, 0.500004]]), start=0).sum() == pytest.approx(1e6, rel=1e-9)
 
 
 def test_large_closed_classes_need_no_dense_matrix():

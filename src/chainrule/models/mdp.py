@@ -26,7 +26,7 @@ from . import mdp_worth as worths
 from .markov_chain import MarkovChain
 from .mdp_constructors import AbstractConstructors
 from .mdp_experience import Trajectories, walk
-from .mdp_policies import as_matrix, as_table, chain_of, occupancy
+from .mdp_policies import as_matrix, as_table, chain_of, normalised, occupancy
 from .policy import Evaluation, Policy, Solution, state_index
 
 
@@ -259,8 +259,8 @@ class MDP(AbstractConstructors):
 
         Args:
             policy: a `Policy`, an array of actions (S,) or of probabilities (S, A), or a dict from states to actions, or to
-                dicts of probabilities. A policy for each of H steps, (H, S) or (H, S, A), such as that of
-                `solve(horizon=H)`, is worth as much at each step: values are (H + 1, S) then.
+                dicts of probabilities, which may miss one by 1e-5 and are divided by their sum. A policy for each of H
+                steps, (H, S) or (H, S, A), such as that of `solve(horizon=H)`, has values for each step, (H + 1, S).
             final: what each state is worth after the last of these steps, (S,); zero by default.
             tolerance: how far the values may be off for `Evaluation.status` to be CERTIFIED, > 0.
 
@@ -289,7 +289,7 @@ class MDP(AbstractConstructors):
                 last = np.zeros(self.num_states) if final is None else final
                 return Evaluation(worths.traced_by_steps(self.transitions, table, last), states=self.state_names)
             return Evaluation(solving.traced_worth(self.transitions, table), states=self.state_names)
-        table = np.asarray(table)
+        table = normalised(np.asarray(table))
         if by_step:
             last = np.zeros(self.num_states) if final is None else self._final(final)
             found = worths.by_steps(self.transitions, table, last)
@@ -322,7 +322,7 @@ class MDP(AbstractConstructors):
             [[0.0, 1.0], [9.0, 0.0]]
         """
         self._needs_values("occupancy")
-        table = np.asarray(as_table(policy, self))
+        table = normalised(np.asarray(as_table(policy, self)))
         found = occupancy(self.transitions, table, np.asarray(self._start(start), np.float64), self.states)
         if np.issubdtype(table.dtype, np.integer):
             table = np.arange(self.num_actions) == table[:, None]
@@ -344,7 +344,7 @@ class MDP(AbstractConstructors):
         """
         self._needs_values("chain")
         process = Process(self.transitions)
-        matrix = as_matrix(process, chain_of(process, np.asarray(as_table(policy, self))))
+        matrix = as_matrix(process, chain_of(process, normalised(np.asarray(as_table(policy, self)))))
         size = self.num_states
         return MarkovChain(np.full(size, 1 / size) if self.initial is None else self.initial, matrix, self.state_names)
 
@@ -430,6 +430,7 @@ class MDP(AbstractConstructors):
             >>> fit.status, fit.degenerate[:, 0].tolist()
             (Status.DEGENERATE, [False, True])
         """
+        self._needs_values("fit")
         return experience.fit(self, data, smoothing)
 
     def posterior(self, key: Key[Array, ""], data, *, num_draws: int = 100, prior: float = 1.0) -> "MDP":
@@ -457,6 +458,7 @@ class MDP(AbstractConstructors):
             >>> values.shape, bool(values[:, 0].min() < 5 < values[:, 0].max())
             ((50, 2), True)
         """
+        self._needs_values("posterior")
         return experience.draws(self, key, data, num_draws, prior)
 
     def _on_host(self) -> bool:

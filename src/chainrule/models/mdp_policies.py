@@ -112,10 +112,22 @@ def _from_dict(policy: Mapping, mdp) -> np.ndarray:
     return table
 
 
+def normalised(table: np.ndarray) -> np.ndarray:
+    """A policy's probabilities in float64, divided by their sum; actions as they are.
+
+    Near a discount of 1, what rounding leaves beside one would be most of what a policy is worth.
+    """
+    if np.issubdtype(table.dtype, np.integer):
+        return table
+    table = table.astype(np.float64)
+    total = table.sum(axis=-1, keepdims=True)
+    return table / np.where(total > 0, total, 1)
+
+
 def chain_of(process: Process, table: np.ndarray) -> Chain:
-    """The chain under a policy; rows of states that have ended are zero."""
+    """The chain under a `normalised` policy; rows of states that have ended are zero."""
     if not np.issubdtype(table.dtype, np.integer):
-        return process.mix(np.asarray(table, np.float64))
+        return process.mix(table)
     return process.follow(np.where(process.ends, 0, table))
 
 

@@ -106,46 +106,61 @@ def from_table(arrays: TableArrays) -> dict[str, Any]:
 def from_sparse(matrices, rewards, num_actions: int | None) -> dict[str, Any]:
     """Arguments of an MDP from scipy-sparse matrices: see `MDP.from_sparse`."""
     one = sparse.issparse(matrices)
-    if one:
-        if num_actions is None:
-            raise ValueError("one matrix holds all actions: say how many with num_actions=")
-        whole: Any = sparse.csr_array(matrices, copy=True)
-        size = whole.shape[1]
-        if num_actions < 1 or whole.shape[0] != size * num_actions:
-            raise ValueError(
-                f"the matrix has {whole.shape[0]} rows, not one for each of {size} states and {num_actions} actions"
-            )
-    else:
-        parts: list[Any] = [sparse.csr_array(matrix) for matrix in matrices]
-        if not parts:
-            raise ValueError("there are no matrices; wanted one for each action")
-        if num_actions not in (None, len(parts)):
-            raise ValueError(f"num_actions is {num_actions}, but there are {len(parts)} matrices, one for each action")
-        num_actions, size = len(parts), parts[0].shape[0]
-        for a, part in enumerate(parts):
-            if part.shape != (size, size):
-                raise ValueError(f"the matrix of action {a} has shape {part.shape}; wanted ({size}, {size})")
-        whole = _by_state(parts)
+    whole, size, num_actions = _whole(matrices, num_actions) if one else _stacked(matrices, num_actions)
     whole.sum_duplicates()
     counts, shape = np.diff(whole.indptr), (size, num_actions)
     several = isinstance(rewards, list | tuple) and any(map(sparse.issparse, rewards))
-    if not several and not sparse.issparse(rewards):
-        found = _padded(counts, whole.indices, whole.data, None, shape) | {"rewards": np.asarray(rewards, float)}
-    else:
-        if several == one:
-            forms = ("one matrix", "a list of matrices")
-            raise ValueError(
-                f"the rewards are {forms[several]}, but the transitions are {forms[not one]}: give both alike"
-            )
-        given: list[Any] = [rewards] if one else list(rewards)
-        kind, wanted = ("the rewards have", whole.shape) if one else ("rewards of an action have", (size, size))
-        if len(given) != (1 if one else num_actions) or any(r.shape != wanted for r in given):
-            raise ValueError(f"{kind} shapes {[r.shape for r in given]}; the matrices ask for {wanted} each")
-        paid: Any = sparse.csr_array(rewards) if one else _by_state([sparse.csr_array(r) for r in given])
-        row = np.repeat(np.arange(len(counts)), counts)
-        reward = np.asarray(paid[row, whole.indices]).reshape(-1)
+    if several or sparse.issparse(rewards):
+        paid = _paid(rewards, one, several, shape)
+        reward = np.asarray(paid[np.repeat(np.arange(len(counts)), counts), whole.indices]).reshape(-1)
         found = _padded(counts, whole.indices, whole.data, reward, shape)
+    else:
+        found = _padded(counts, whole.indices, whole.data, None, shape) | {"rewards": np.asarray(rewards, float)}
     return found | {"terminal": ~found["mask"].any(axis=1)}
+
+
+def _whole(matrix, num_actions: int | None) -> tuple[Any, int, int]:
+    """One matrix for all actions as CSR, S and A."""
+    if num_actions is None:
+        raise ValueError("one matrix holds all actions: say how many with num_actions=")
+    whole: Any = sparse.csr_array(matrix)
+    if not whole.has_canonical_format:  # what follows would change the caller's
+        whole = whole.copy()
+    size = whole.shape[1]
+    if num_actions < 1 or whole.shape[0] != size * num_actions:
+        raise ValueError(
+            f"the matrix has {whole.shape[0]} rows, not one for each of {size} states and {num_actions} actions"
+        )
+    return whole, size, num_actions
+
+
+def _stacked(matrices, num_actions: int | None) -> tuple[Any, int, int]:
+    """A matrix for each action as one, S and A."""
+    parts: list[Any] = [sparse.csr_array(matrix) for matrix in matrices]
+    if not parts:
+        raise ValueError("there are no matrices; wanted one for each action")
+    if num_actions not in (None, len(parts)):
+        raise ValueError(f"num_actions is {num_actions}, but there are {len(parts)} matrices, one for each action")
+    size = parts[0].shape[0]
+    for a, part in enumerate(parts):
+        if part.shape != (size, size):
+            raise ValueError(f"the matrix of action {a} has shape {part.shape}; wanted ({size}, {size})")
+    return _by_state(parts), size, len(parts)
+
+
+def _paid(rewards, one: bool, several: bool, shape: tuple[int, int]) -> Any:
+    """Sparse rewards by outcome as one CSR matrix, in the form that the transitions have."""
+    if several == one:
+        forms = ("one matrix", "a list of matrices")
+        raise ValueError(f"the rewards are {forms[several]}, but the transitions are {forms[not one]}: give both alike")
+    given: list[Any] = [rewards] if one else list(rewards)
+    size, num_actions = shape
+    kind, wanted = (
+        ("the rewards have", (size * num_actions, size)) if one else ("rewards of an action have", (size, size))
+    )
+    if len(given) != (1 if one else num_actions) or any(np.shape(r) != wanted for r in given):
+        raise ValueError(f"{kind} shapes {[np.shape(r) for r in given]}; the matrices ask for {wanted} each")
+    return sparse.csr_array(rewards) if one else _by_state([sparse.csr_array(r) for r in given])
 
 
 def _by_state(parts: list) -> Any:

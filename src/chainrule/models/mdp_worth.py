@@ -36,7 +36,7 @@ def worth(process: Process, chain: Chain, names: Sequence) -> Worth:
     new = chain.reward + process.discount * chain.expect(v)
     change, going = new - v, ~process.ends
     bounds = process.bounds(change, new, chain)
-    if not np.isfinite(bounds.gap):
+    if not np.isfinite(bounds.gap):  # with rows above one, there is nothing between the bounds
         process.require_contraction()
     exact = float(np.abs(change).max()) <= 8 * bounds.error
     return Worth(*(new + np.where(going, bound, 0) for bound in (bounds.middle, bounds.low, bounds.high)), exact)  # type: ignore
