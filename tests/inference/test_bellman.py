@@ -240,3 +240,73 @@ def test_gradients_of_a_batch():
     np.testing.assert_allclose(inside, outside, atol=1e-4)
     for n in range(3):
         np.testing.assert_allclose(inside[n], jax.grad(worth)(rewards[n]), atol=1e-3)
+
+
+def test_second_derivatives_and_those_of_all_that_is_returned():
+    """By γ, v = 1 / (1 − γ): 2 / (1 − γ)³ = 16 at one half. By rewards, Σ v² bends by 2 JᵀJ; the rest by differences."""
+    process = a_process(states=5)
+    mdp, weight = cr.MDP(**process), np.arange(5.0)
+    once = cr.MDP([[[1.0]]], [[1.0]])
+
+    def squares(rewards):
+        return (mdp.replace(rewards=rewards).solve(tolerance=1e-11).values ** 2).sum()
+
+    def worths(discount):
+        found = mdp.replace(discount=discount, rewards=jnp.asarray(process["rewards"])).solve(tolerance=1e-11)
+        actions = (jnp.where(mdp.transitions.mask, found.action_values, 0).sum(1) * weight).sum()
+        return jnp.stack([*((x * weight).sum() for x in (found.values, found.lower, found.upper)), actions])
+
+    @jax.jit
+    def at(discount):
+        return worths(discount), *jax.jvp(jax.jacfwd(worths), (discount,), (1.0,))
+
+    @jax.jit
+    def curvatures(half, rewards):
+        analytic = jax.grad(jax.grad(lambda g: once.replace(discount=g).solve(tolerance=1e-12).values[0]))(half)
+        return analytic, *jax.jvp(jax.grad(squares), (rewards,), (jnp.ones_like(rewards),))
+
+    with jax.enable_x64(True):
+        (_, slope, curve), (up, more, _), (down, less, _) = at(0.9), at(0.9 + 1e-5), at(0.9 - 1e-5)
+        np.testing.assert_allclose(slope, (up - down) / 2e-5, rtol=1e-6)
+        np.testing.assert_allclose(curve, (more - less) / 2e-5, rtol=1e-5)
+        rewards = jnp.asarray(process["rewards"])
+        analytic, gradient, bend = curvatures(0.5, rewards)
+        assert float(analytic) == pytest.approx(16, rel=1e-9)
+        # while the policy stays, v is linear in rewards and so is the gradient, 2 Jᵀ v
+        np.testing.assert_allclose(bend, 1e4 * (curvatures(0.5, rewards + 1e-4)[1] - gradient), atol=1e-5)
+
+
+@pytest.mark.parametrize("discount", [0.9, 0.999, 0.9995, 0.9999])
+def test_float32_certificates_hold_where_rounding_is_large(discount):
+    """One state pays 1 for ever: 1 / (1 − γ), with γ as float32 has it, or as it was given."""
+    mdp = cr.MDP([[[1.0]]], [[1.0]], discount=discount)
+    alone = _solve_32(mdp, jnp.ones((1, 1), jnp.float32))
+    for truth in (1 / (1 - discount), 1 / (1 - float(np.float32(discount)))):
+        assert float(alone.lower[0]) <= truth <= float(alone.upper[0])
+    both = _solve_32_many(mdp, jnp.ones((2, 1, 1), jnp.float32))
+    assert (both.lower[:, 0] <= 1 / (1 - discount)).all()
+    assert (both.upper[:, 0] >= 1 / (1 - discount)).all()
+    assert alone.gap <= 3e-6 / (1 - discount) ** 2
+
+
+@jax.jit
+def _solve_32(mdp, rewards):
+    return mdp.replace(rewards=rewards).solve(tolerance=1e-2)
+
+
+@jax.jit
+def _solve_32_many(mdp, rewards):
+    return jax.vmap(lambda r: mdp.replace(rewards=r).solve(tolerance=1e-2))(rewards)
+
+
+def test_a_long_walk_is_solved_and_what_never_ends_is_not():
+    n = np.arange(2000)
+    successors = np.stack([np.minimum(n + 1, 1999), np.maximum(n - 1, 0)], 1)[:, None].astype(np.int32)
+    mdp = cr.MDP(np.full((2000, 1, 2), 0.5), -1.0 * (n[:, None] == 0), successors=successors, discount=1 - 1e-5)
+    policy = np.zeros(2000, int)
+    with jax.enable_x64(True):
+        found = jax.jit(lambda r: mdp.replace(rewards=r).evaluate(policy).values)(jnp.asarray(mdp.transitions.rewards))
+        np.testing.assert_allclose(found, mdp.evaluate(policy).values, atol=1e-6)
+    stays = cr.MDP([[[1.0, 0]], [[0, 1.0]]], [[-1.0], [0.0]], terminal=[False, True])
+    found = jax.jit(lambda r: stays.replace(rewards=r).evaluate(np.array([0, 0])).values)(jnp.array([[-1.0], [0.0]]))
+    assert np.isnan(found[0])

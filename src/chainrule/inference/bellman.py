@@ -4,7 +4,8 @@
 
 The solver is modified policy iteration (Puterman and Shin 1978) in one `while_loop`, stopped on the bounds of MacQueen
 (1966) in the dtype that it is given, rounding included. The optimum is differentiated as the solution of an equation: with
-the best policy fixed, dv = (I − γP)⁻¹ (dr + d(γP) v), so that a gradient costs one linear solve and remembers no iteration.
+the best policy fixed, dv = (I − γP)⁻¹ (dr + d(γP) v), so that a gradient costs one linear solve and remembers no iteration;
+that equation is differentiated alike for second derivatives. Where it cannot be solved, derivatives are NaN.
 Where actions tie, that is the derivative for the action which was kept: one of the subgradients.
 
 Concrete data on the CPU are solved faster, and in float64, by `chainrule.inference.planning`.
@@ -19,7 +20,7 @@ from jax.custom_batching import custom_vmap
 from jax.custom_derivatives import zero_from_primal
 
 from ..forms.transitions import Transitions
-from .bellman_batch import macqueen, settled, side_by_side
+from .bellman_batch import macqueen, settled, side_by_side, widened
 
 
 class Solved(NamedTuple):
@@ -103,16 +104,15 @@ def mix(form: Transitions, policy) -> Rows:
 def evaluate(form: Transitions, policy):
     """What a policy is worth: (S,), for an action in each state (S,) or probabilities of actions (S, A).
 
-    Differentiable in rewards, probabilities, discount and the policy's probabilities.
+    Differentiable, any number of times, in rewards, probabilities, discount and the policy's probabilities. NaN where it
+    could not be solved for, as without a discount where the policy never ends.
     """
     policy = jnp.asarray(policy)
     chain = follow(form, policy) if jnp.issubdtype(policy.dtype, jnp.integer) else mix(form, policy)
-    still = lax.stop_gradient(chain)
     discount = _discount(form)
-    v = _solve(
-        lambda x: x - lax.stop_gradient(discount) * expect(still.probabilities, still.successors, x), still.reward
-    )
-    return _with_derivatives(chain, discount, v)
+    reward, probabilities, still = lax.stop_gradient((chain.reward, chain.probabilities, discount))
+    v = _solve(lambda x: x - still * expect(probabilities, chain.successors, x), reward)
+    return _fixed_point(chain.reward, chain.probabilities, discount, chain.successors, v)
 
 
 def solve(form: Transitions, *, tolerance, most: int = 10_000, sweeps: int = 100) -> Solved:
@@ -124,14 +124,20 @@ def solve(form: Transitions, *, tolerance, most: int = 10_000, sweeps: int = 100
         most: improvements at most.
         sweeps: backups under one policy at most.
 
-    Differentiable in rewards, probabilities and discount, by `values`.
+    Differentiable in rewards, probabilities and discount, any number of times, with the policy held fixed: values, their
+    bounds and the action values; the gap counts as a constant.
     """
     q, v, policy, bounds, iterations, done, exact = _optimum(form, tolerance, most, sweeps)
     going = ~jnp.asarray(form.terminal)
     lower, upper = (v + jnp.where(going, bound, 0) for bound in bounds)
-    values = _with_derivatives(follow(form, policy), _discount(form), 0.5 * (lower + upper))
     gap = 0.5 * (bounds[1] - bounds[0])
-    return Solved(values, lower, upper, q, policy, gap, iterations, done, exact)
+    bounded = jnp.isfinite(gap)
+    chain, discount = follow(form, policy), _discount(form)
+    middle = jnp.where(bounded, 0.5 * (lower + upper), v)
+    values = _fixed_point(chain.reward, chain.probabilities, discount, chain.successors, middle)
+    q = q + jnp.where(going & bounded, 0.5 * (bounds[0] + bounds[1]), 0)[:, None]
+    q = _sloped(q, action_values(form, values))
+    return Solved(values, _sloped(lower, values), _sloped(upper, values), q, policy, gap, iterations, done, exact)
 
 
 @jax.custom_jvp
@@ -151,7 +157,9 @@ def _one(form: Transitions, tolerance, most, sweeps):
     discount, dtype = _discount(form), jnp.asarray(form.rewards).dtype
     terminal, mask = jnp.asarray(form.terminal), jnp.asarray(form.mask)
     ends = terminal.any()
-    largest = jnp.where(mask, jnp.abs(jnp.asarray(form.rewards)), 0).max()
+    paid = jnp.asarray(form.rewards)
+    paid = paid if form.outcome_rewards is None else jnp.abs(jnp.asarray(form.outcome_rewards)).max(axis=-1)
+    largest = jnp.where(mask, jnp.abs(paid), 0).max()
     factors = _factors(form, ends)
     terms = (jnp.asarray(form.probabilities).shape[-1] + 6) * 0.5 * jnp.finfo(dtype).eps
 
@@ -173,16 +181,18 @@ def _one(form: Transitions, tolerance, most, sweeps):
     def improved(v, policy, narrowest, n, done):
         q = action_values(form, v)
         values = q.max(1)
-        error = (terms * (largest + discount * jnp.abs(values).max())).astype(dtype)
-        kept = jnp.take_along_axis(q, policy[:, None], axis=1)[:, 0]
-        policy = jnp.where(values - kept > 4 * error, q.argmax(1).astype(policy.dtype), policy)
         change = values - v
         low, high = change.min(), change.max()
+        # the v that was backed up is at most as far from T v as the change is large
+        most_left = jnp.abs(values).max() + jnp.maximum(jnp.maximum(-low, high), 0)
+        error = (terms * (largest + discount * most_left)).astype(dtype)
+        kept = jnp.take_along_axis(q, policy[:, None], axis=1)[:, 0]
+        policy = jnp.where(values - kept > 4 * error, q.argmax(1).astype(policy.dtype), policy)
         bounds = macqueen(
             jnp.where(ends, jnp.minimum(low, 0), low), jnp.where(ends, jnp.maximum(high, 0), high), factors, error
         )
         width = spread(change)
-        exact, shift, narrowest = settled(width, bounds, error, factors, tolerance, narrowest)
+        exact, shift, narrowest = settled(width, bounds, error, terms * discount, factors, tolerance, narrowest)
         return _Step(values, q, policy, bounds, width, error, shift, narrowest, n + 1, done, exact)
 
     def unfinished(step):
@@ -236,8 +246,8 @@ def _factors(form: Transitions, ends):
     used = jnp.asarray(form.mask) & ~jnp.asarray(form.terminal)[:, None]
     sums = sums if form.rows is None else sums[jnp.asarray(form.rows)]
     discount = _discount(form)
-    low = jnp.where(used, sums, jnp.inf).min()
-    return jnp.where(ends, 0, discount * low).astype(discount.dtype), discount * jnp.where(used, sums, 0).max()
+    low = jnp.where(ends, 0, discount * jnp.where(used, sums, jnp.inf).min()).astype(discount.dtype)
+    return widened(low, discount * jnp.where(used, sums, 0).max(), form.probabilities.shape[-1])
 
 
 def _discount(form: Transitions):
@@ -252,39 +262,78 @@ def _arrays(form: Transitions):
 # Derivatives
 
 
-def _with_derivatives(chain: Rows, discount, v):
-    """`v`, with the derivatives of the solution of v = r + γ P v."""
-    v = lax.stop_gradient(v)
-    residual = chain.reward + discount * expect(chain.probabilities, chain.successors, v) - v
-    still = lax.stop_gradient((chain.probabilities, discount))
-    return _attach(*still, chain.successors, v, residual)
-
-
 @jax.custom_jvp
-def _attach(probabilities, discount, successors, v, residual):
+def _fixed_point(reward, probabilities, discount, successors, v):
+    """`v`, which solves v = r + γ P v, with the derivatives of that solution."""
     return v
 
 
-@_attach.defjvp
-def _attach_jvp(primals, tangents):
-    probabilities, discount, successors, v, _ = primals
+@_fixed_point.defjvp
+def _fixed_point_jvp(primals, tangents):
+    _, probabilities, discount, successors, _ = primals
+    v = _fixed_point(*primals)  # so that the derivative can be differentiated too
 
     def matvec(x):
         return x - discount * expect(probabilities, successors, x)
 
-    return v, lax.custom_linear_solve(matvec, tangents[-1], _solve, _solve)
+    moved = tangents[0] + discount * expect(tangents[1], successors, v)
+    moved = moved + tangents[2] * expect(probabilities, successors, v)
+    return v, lax.custom_linear_solve(matvec, moved, _solve, _solve)
+
+
+@jax.custom_jvp
+def _sloped(x, model):
+    """`x`, with the derivatives of `model`, which is computed only where they are asked for."""
+    return x
+
+
+@_sloped.defjvp
+def _sloped_jvp(primals, tangents):
+    return _sloped(*primals), tangents[1]
 
 
 def _solve(matvec, right):
-    """Solve (I − γP) x = b, or its transpose: BiCGSTAB, then backups for what it left, which converge always."""
-    scale = jnp.abs(right).max()
-    goal = 16 * jnp.finfo(right.dtype).eps * jnp.maximum(scale, jnp.finfo(right.dtype).tiny)
+    """Solve (I − γP) x = b, or its transpose: BiCGSTAB, begun anew as long as that helps, and backups where it does not.
+
+    NaN where the residual stays above what rounding explains.
+    """
+    eps = jnp.finfo(right.dtype).eps
+    scale = jnp.maximum(jnp.abs(right).max(), jnp.finfo(right.dtype).tiny)
 
     def left(x):
         return right - matvec(x)
 
+    def goal(x):
+        return 4 * eps * (scale + jnp.abs(x).max())
+
+    def unfinished(carry):
+        x, residual, stuck, n = carry
+        return (jnp.abs(residual).max() > goal(x)) & (stuck < 3) & (n < 100)
+
+    def body(carry):
+        x, residual, stuck, n = carry
+        size = jnp.abs(residual).max()
+        move, rest = _bicgstab(matvec, residual, goal(x))
+        rest = jnp.where(rest < size, jnp.abs(left(x + move)).max(), jnp.inf)  # what is left in truth
+        helps = rest < size
+        x = jnp.where(helps, x + move, x)
+        most = jnp.where(helps & (rest < 0.5 * size), 0, 1000)
+        x, residual, _ = lax.while_loop(
+            lambda c: (jnp.abs(c[1]).max() > goal(c[0])) & (c[2] < most), _back_up(left), (x, left(x), jnp.int32(0))
+        )
+        shrinks = jnp.abs(residual).max() < 0.9 * size
+        return x, residual, jnp.where(shrinks, 0, stuck + 1), n + 1
+
+    start = (jnp.zeros_like(right), right, jnp.int32(0), jnp.int32(0))
+    x, residual, *_ = lax.while_loop(unfinished, body, start)
+    return jnp.where(jnp.abs(residual).max() <= 64 * goal(x), x, jnp.nan)
+
+
+def _bicgstab(matvec, right, goal):
+    """Up to 1000 steps of BiCGSTAB (van der Vorst 1992) from zero: the best x on the way, and how large its residual is."""
+
     def step(carry):
-        x, residual, direction, image, rho, alpha, omega, n = carry
+        x, residual, direction, image, rho, alpha, omega, n, best, least = carry
         new = right @ residual
         direction = residual + new / rho * alpha / omega * (direction - omega * image)
         image = matvec(direction)
@@ -292,31 +341,25 @@ def _solve(matvec, right):
         half = residual - alpha * image
         turned = matvec(half)
         omega = (turned @ half) / (turned @ turned)
-        return x + alpha * direction + omega * half, half - omega * turned, direction, image, new, alpha, omega, n + 1
+        x, residual = x + alpha * direction + omega * half, half - omega * turned
+        size = jnp.abs(residual).max()
+        best = jnp.where(size < least, x, best)
+        return x, residual, direction, image, new, alpha, omega, n + 1, best, jnp.where(size < least, size, least)
 
     def unfinished(carry):  # a breakdown makes NaN, which is not above the goal either
-        return (jnp.abs(carry[1]).max() > goal) & (carry[-1] < 100)
+        return (jnp.abs(carry[1]).max() > goal) & (carry[7] < 1000)
 
     one, zero = jnp.ones((), right.dtype), jnp.zeros_like(right)
-    found = lax.while_loop(unfinished, step, (zero, right, zero, zero, one, one, one, jnp.int32(0)))[0]
-    sound = jnp.abs(left(found)).max() <= scale
-    found = jnp.where(sound, found, zero)
-    sweep = lax.while_loop(
-        lambda c: (jnp.abs(c[1]).max() > goal) & (c[2] < 100_000) & (c[3] > 0),
-        _back_up(left),
-        (found, left(found), jnp.int32(0), jnp.int32(100)),
-    )
-    return sweep[0]
+    start = (zero, right, zero, zero, one, one, one, jnp.int32(0), zero, jnp.abs(right).max())
+    return lax.while_loop(unfinished, step, start)[-2:]
 
 
 def _back_up(left):
-    """One more backup; `patience` runs out where rounding keeps the residual from shrinking."""
+    """One more backup."""
 
     def step(carry):
-        x, residual, n, patience = carry
+        x, residual, n = carry
         x = x + residual
-        new = left(x)
-        shrinks = jnp.abs(new).max() < jnp.abs(residual).max()
-        return x, new, n + 1, jnp.where(shrinks, patience, patience - 1)
+        return x, left(x), n + 1
 
     return step

@@ -16,20 +16,31 @@ from ..forms.transitions import Transitions
 _UNROLLED = 16  # successors up to which their sum is written out
 
 
+def widened(low, high, width: int):
+    """As `planning.bounds.widened`, in the dtype of the factors."""
+    off = 0.5 * (width + 5) * jnp.finfo(low.dtype).eps
+    return low * (1 - off), high * (1 + off)
+
+
 def macqueen(low, high, factors, error):
-    """As `planning.bounds.macqueen`; no bound where a factor is 1."""
+    """As `planning.bounds.macqueen`; no bound where a factor is not below 1."""
+    eps = jnp.finfo(error.dtype).eps
     small, large = (jnp.where(f < 1, f / jnp.where(f < 1, 1 - f, 1), jnp.inf) for f in factors)
-    low, high = low - 2 * error, high + 2 * error
-    return jnp.where(low < 0, large, small) * low - error, jnp.where(high > 0, large, small) * high + error
+    off = 2 * error + eps * jnp.maximum(jnp.abs(low), jnp.abs(high))
+    low, high = low - off, high + off
+    low = jnp.where(low == 0, 0, jnp.where(low < 0, large, small) * low)
+    high = jnp.where(high == 0, 0, jnp.where(high > 0, large, small) * high)
+    return low - 4 * eps * jnp.abs(low) - error, high + 4 * eps * jnp.abs(high) + error
 
 
-def settled(width, bounds, error, factors, tolerance, narrowest):
+def settled(width, bounds, error, rounded, factors, tolerance, narrowest):
     """Whether rounding is all that is left, and the constant to add to T v where it is not: see `discounted.Progress`.
 
     Args:
         width: the spread of T v − v.
         bounds: of the backup, see `macqueen`.
         error: its rounding.
+        rounded: by how much that grows for each unit that values grow by.
         factors: as `macqueen` takes them.
         tolerance: half the width of the bounds that is wanted.
         narrowest: half the width of the bounds when a constant was last taken out; ∞ at first.
@@ -39,7 +50,7 @@ def settled(width, bounds, error, factors, tolerance, narrowest):
     """
     gap, middle = 0.5 * (bounds[1] - bounds[0]), 0.5 * (bounds[1] + bounds[0])
     nothing = jnp.zeros_like(error)
-    low, high = macqueen(nothing, nothing, factors, error)
+    low, high = macqueen(nothing, nothing, factors, error + rounded * jnp.abs(middle))
     still = width <= 8 * error
     worth = still & (gap > tolerance) & (gap <= 0.5 * narrowest) & (gap > 2 * (high - low))
     return still & ~worth, jnp.where(worth, middle, 0), jnp.where(worth, gap, narrowest)
@@ -74,11 +85,10 @@ def side_by_side(form: Transitions, batched, tolerance, most):
     ends = terminal.any(axis=0)
     sums: Any = probs.sum(axis=-2)
     sums = sums if rows is None else sums[rows]
-    factors = (
-        jnp.where(ends, 0, discount * jnp.where(going, sums, jnp.inf).min(axis=(0, 1))).astype(dtype),
-        discount * jnp.where(going, sums, 0).max(axis=(0, 1)),
-    )
-    largest = jnp.where(going, jnp.abs(rewards), 0).max(axis=(0, 1))
+    least = jnp.where(ends, 0, discount * jnp.where(going, sums, jnp.inf).min(axis=(0, 1))).astype(dtype)
+    factors = widened(least, discount * jnp.where(going, sums, 0).max(axis=(0, 1)), probs.shape[-2])
+    paid = rewards if form.outcome_rewards is None else jnp.abs(lanes("outcome_rewards")).max(axis=-2)
+    largest = jnp.where(going, jnp.abs(paid), 0).max(axis=(0, 1))
     terms = (probs.shape[-2] + 6) * 0.5 * jnp.finfo(dtype).eps
     over = jnp.where((jnp.arange(form.num_actions) == 0)[:, None], jnp.zeros((), dtype), -jnp.inf)[None]
 
@@ -87,12 +97,13 @@ def side_by_side(form: Transitions, batched, tolerance, most):
         q = rewards + discount[None, None] * (expected if rows is None else expected[rows])
         q = jnp.where(terminal[:, None], over, jnp.where(mask, q, -jnp.inf))
         values = q.max(axis=1)
-        error = terms * (largest + discount * jnp.abs(values).max(axis=0))
         change = values - v
         low, high = change.min(axis=0), change.max(axis=0)
+        # the v that was backed up is at most as far from T v as the change is large
+        error = terms * (largest + discount * (jnp.abs(values).max(axis=0) + jnp.maximum(jnp.maximum(-low, high), 0)))
         low, high = jnp.where(ends, jnp.minimum(low, 0), low), jnp.where(ends, jnp.maximum(high, 0), high)
         bounds = macqueen(low, high, factors, error)
-        exact, shift, narrowest = settled(high - low, bounds, error, factors, tolerance, narrowest)
+        exact, shift, narrowest = settled(high - low, bounds, error, terms * discount, factors, tolerance, narrowest)
         return values, q, bounds, shift, narrowest, n + 1, exact
 
     def unfinished(carry):

@@ -143,10 +143,11 @@ def gauss_seidel(
 ) -> Outcome:
     """Value iteration that uses new values at once: blocks of states one after the other, forwards and backwards in turn.
 
-    After each pair of passes one ordinary backup tells how far there is to go.
+    After each pair of passes, which count as sweeps, one ordinary backup tells how far there is to go. Rows that states
+    share are not cut into blocks: then this is value iteration, without any sweeps.
     """
-    if process.rows is not None or not hasattr(process.matrix, "indptr"):
-        blocks = 1  # rows that states share, or dense ones, are as cheap all at once
+    if process.rows is not None:
+        blocks = 1
     edges = np.linspace(0, process.num_states, min(blocks, process.num_states) + 1).astype(int)
     pieces = [slice(low, high) for low, high in itertools.pairwise(edges)]
     rows = [process.block(piece) for piece in pieces] if len(pieces) > 1 else []
@@ -161,6 +162,7 @@ def gauss_seidel(
         for order in (range(len(rows)), reversed(range(len(rows)))):
             for n in order:
                 v[pieces[n]] = best(rows[n](v))
+            progress.sweeps += bool(rows)
 
 
 def modified_policy_iteration(

@@ -13,7 +13,7 @@ from scipy.sparse import linalg as solvers
 
 from .process import Chain
 
-_RESTARTS = 20
+_RESTARTS = 8
 
 
 def spread(change: np.ndarray, ends: bool = False) -> float:
@@ -43,8 +43,8 @@ def sweep(chain: Chain, v: np.ndarray, *, discount: float, until: float, most: i
     return v, n, rate
 
 
-def is_narrow(matrix) -> bool:
-    """Whether sparse LU of I − γP is cheap: a few states aside, P is a band once its states are in order.
+def is_narrow(matrix, work: float = 1e9) -> bool:
+    """Whether sparse LU of I − γP takes less than some `work`: a few states aside, P is a band once states are in order.
 
     States that very many lead to are set aside, since each costs no more than a column. What is left is put in the order
     of Cuthill and McKee (1969), and the work within its profile is an upper bound of that of a better order.
@@ -65,7 +65,7 @@ def is_narrow(matrix) -> bool:
     owner = np.repeat(place, np.diff(rest.indptr))
     width = np.zeros(len(order), np.int64)
     np.maximum.at(width, np.maximum(owner, place[rest.indices]), np.abs(owner - place[rest.indices]))
-    return float((width.astype(float) ** 2).sum()) + float(hubs.sum()) * size <= 1e9
+    return float((width.astype(float) ** 2).sum()) + float(hubs.sum()) * size <= work
 
 
 def direct(chain: Chain, *, discount: float) -> np.ndarray | None:
@@ -112,7 +112,7 @@ def krylov(chain: Chain, v: np.ndarray, *, discount: float, until: float) -> np.
             now = float(np.abs(residual(best + found)).max()) if np.isfinite(found).all() else np.inf
             if now < error:
                 best, error = best + found, now
-            if error <= 0.1 * before:
+            if error <= 0.5 * before:
                 break
         if error > 0.5 * before:
             break

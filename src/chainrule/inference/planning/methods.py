@@ -14,7 +14,9 @@ class ValueIteration:
     """Back up all values until the bounds are close: v ← max_a { r + γ P v }.
 
     Args:
-        gauss_seidel: use new values at once, in blocks of consecutive states, forwards and backwards in turn.
+        gauss_seidel: use new values at once, in blocks of consecutive states, forwards and backwards in turn: the `sweeps`
+            of the solution. Where actions share their rows (as in inventory control), which are multiplied once for all of
+            them, there are none, and this is plain value iteration.
         blocks: into how many blocks the states are cut then.
 
     References:

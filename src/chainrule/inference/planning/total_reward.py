@@ -46,7 +46,7 @@ class Total(NamedTuple):
 
 
 class _Choices(NamedTuple):
-    """What can be chosen where, sorted by `owner`: rows over states of the quotient, what they pay, whether they may end."""
+    """What can be chosen where, sorted by `owner`: rows over states of the quotient, what they pay, if they may end."""
 
     owner: np.ndarray
     rows: Any
@@ -222,7 +222,8 @@ class _Evaluation:
 
     def _cheap(self, chain: Chain) -> bool:
         if self._narrow is None:
-            self._narrow = is_narrow(chain.matrix)
+            # what Krylov methods hardly get done without a discount may cost LU some seconds
+            self._narrow = is_narrow(chain.matrix, work=3e10)
         return self._narrow
 
 

@@ -37,7 +37,10 @@ class Constrained:
       is half their distance); `costs` reached and `prices` of the limits, by name: how much the worth rises when a limit is
       raised by one; and `visits`, (S, A), discounted.
 
-    Costs may exceed their limits by the solver's tolerance, about 1e-7.
+    Costs may exceed their limits by the solver's tolerance, about 1e-7. `upper` holds for any prices. `lower` is the worth
+    of the policy, which is computed anew, less the price of what it overspends: the optimum is concave in the limits, so
+    that this rests on the prices being its slopes, which the solver tells to its tolerance. Where no limit is exceeded, it
+    rests on nothing.
 
     Raises:
         ValueError: names or shapes that do not fit, no initial distribution, a discount of 1, limits that no policy keeps
