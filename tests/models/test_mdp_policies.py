@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 import chainrule as cr
+from chainrule.models import mdp_worth
 from chainrule.models.mdp_experience import _draw
 
 TWO = np.array([[[1.0, 0.0], [0.0, 1.0]], [[0.0, 1.0], [1.0, 0.0]]])
@@ -186,6 +187,21 @@ def test_probabilities_that_rounding_left_beside_one():
     found = mdp.evaluate(np.array([[0.500004, 0.500004]]))
     assert found[0] == pytest.approx(1e6, rel=1e-9)
     assert mdp.occupancy(np.array([[0.500004, 0.500004]]), start=0).sum() == pytest.approx(1e6, rel=1e-9)
+
+
+@pytest.mark.parametrize("size", [50, 1000])
+def test_bounds_hold_where_products_do_not_get_there(monkeypatch, size):
+    """A fair walk to one end, n(2S − 1 − n) steps from n on: Krylov methods find few digits, or none."""
+    monkeypatch.setattr(mdp_worth, "is_narrow", lambda matrix, work: False)
+    n = np.arange(size)
+    successors = np.stack([np.minimum(n + 1, size - 1), np.maximum(n - 1, 0)], 1)[:, None]
+    mdp = cr.MDP(np.full((size, 1, 2), 0.5), -np.ones((size, 1)), successors=successors, terminal=n == 0)
+    found, truth = mdp.evaluate(np.zeros(size, int)), -n * (2 * size - 1.0 - n)
+    assert (found.lower <= truth).all()
+    assert (truth <= found.upper).all()
+    assert found.gap > 0
+    if size == 50:
+        assert found.status is cr.SolveStatus.CERTIFIED
 
 
 def test_large_closed_classes_need_no_dense_matrix():

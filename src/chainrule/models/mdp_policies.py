@@ -15,6 +15,7 @@ from ..inference.planning.process import Chain, Process
 from ..inference.planning.reach import steps_from
 from .policy import Policy
 
+LARGE_WORK = 3e10  # of LU, which without a discount is worth some seconds, since Krylov methods hardly get there
 _DENSE = 20_000  # states up to which a chain may be written out as a matrix
 
 
@@ -175,7 +176,7 @@ def _visits(matrix: Any, start: np.ndarray, discount: float) -> np.ndarray:
     def off(x):
         return start + discount * (flow @ x) - x
 
-    if not is_narrow(matrix):
+    if not is_narrow(matrix, work=1e9 if discount < 1 else LARGE_WORK):
         found = krylov(Chain(flow, start), start, discount=discount, until=1e-14)
         if np.abs(off(found)).sum() <= 1e-12 * np.abs(found).sum():
             return found

@@ -16,7 +16,7 @@ from ..inference.planning.evaluation import direct, is_narrow, krylov
 from ..inference.planning.long_run import long_run, stochastic
 from ..inference.planning.process import Chain, Process
 from ..inference.planning.reach import steps_from
-from .mdp_policies import chain_of, clean, closed_states
+from .mdp_policies import LARGE_WORK, chain_of, clean, closed_states
 
 
 class Worth(NamedTuple):
@@ -43,7 +43,8 @@ def worth(process: Process, chain: Chain, names: Sequence) -> Worth:
 
 
 def _solved(chain: Chain, discount: float, until: float) -> np.ndarray:
-    found = direct(chain, discount=discount) if is_narrow(chain.matrix) else None
+    narrow = is_narrow(chain.matrix, work=1e9 if discount < 1 else LARGE_WORK)
+    found = direct(chain, discount=discount) if narrow else None
     return krylov(chain, np.zeros(len(chain.reward)), discount=discount, until=until) if found is None else found
 
 
@@ -84,11 +85,17 @@ def _undiscounted(process: Process, chain: Chain, names: Sequence) -> Worth:
         return Worth(v, v, v, True)
     inner = Chain(matrix[moving][:, moving], chain.reward[moving])
     v[moving] = _solved(inner, 1.0, until=1e-14 * max(process.largest_reward, 1.0))
-    steps = _solved(Chain(inner.matrix, np.ones(len(moving))), 1.0, until=1e-10)
     off = float(np.abs(inner.reward + inner.expect(v[moving]) - v[moving]).max())
     error, rounded = np.zeros(size), _rounding(process, chain, v[moving])
-    error[moving] = 1.01 * (off + rounded) * steps
+    error[moving] = 1.01 * (off + rounded) * _most_steps(inner)
     return Worth(v, v - error, v + error, off <= 8 * rounded)
+
+
+def _most_steps(inner: Chain) -> np.ndarray:
+    """At least as many as the steps to the end are on average: z with z − P z ≥ 1. Infinite where none was found."""
+    z = _solved(Chain(inner.matrix, np.ones(len(inner.reward))), 1.0, until=1e-10)
+    falls = float((z - inner.expect(z)).min())  # one, if z was solved for well
+    return z / falls if falls > 0.01 and z.min() > 0 else np.full(len(z), np.inf)
 
 
 def _gain_sign(matrix: Any, reward: np.ndarray, largest: float) -> int:
