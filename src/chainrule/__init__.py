@@ -76,6 +76,8 @@ _HOME = {
     "Ratings": "models.ratings",
     "Recommender": "models.recommender",
     "MDP": "models.mdp",
+    "Trajectories": "models.mdp_experience",
+    "Evaluation": "models.policy",
     "Policy": "models.policy",
     "Solution": "models.policy",
     "SolveStatus": "models.policy",
@@ -158,7 +160,8 @@ if TYPE_CHECKING:
     from .models.joint_energy import JointEnergyModel
     from .models.markov_chain import MarkovChain
     from .models.mdp import MDP
-    from .models.policy import Policy, Solution, SolveStatus
+    from .models.mdp_experience import Trajectories
+    from .models.policy import Evaluation, Policy, Solution, SolveStatus
     from .models.ratings import Ratings
     from .models.rbm import RBM, ClassificationRBM, DeepBeliefNetwork, DeepBoltzmannMachine, units
     from .models.recommender import Recommender

@@ -92,7 +92,7 @@ def test_outcomes_add_up_and_impossible_ones_are_left_out():
     np.testing.assert_array_equal(arrays.probabilities[0], [[0.5, 0.5]])
     np.testing.assert_array_equal(arrays.rewards[0], [[2, 4]])
     np.testing.assert_array_equal(arrays.probabilities[1], [[0, 0]])
-    np.testing.assert_array_equal(arrays.successors[1], [[1, 1]])
+    np.testing.assert_array_equal(arrays.successors[1], [[0, 0]])
 
 
 def test_values_are_the_mean_returns_of_the_table_s_own_episodes():

@@ -80,6 +80,20 @@ def test_the_process_solves_with_labels():
     assert solution.policy[gym.make("Taxi-v4").unwrapped.encode(0, 0, 4, 0)] == "DROPOFF"
 
 
+@pytest.mark.parametrize(("name", "wanted"), [("FrozenLake-v1", 14 / 17), ("CliffWalking-v1", -13), ("Taxi-v4", 7.93)])
+def test_solved_without_a_discount(name, wanted):
+    mdp = cr.rl.from_gymnasium(name)
+    solution = mdp.solve()
+    assert solution.status is cr.SolveStatus.CERTIFIED
+    start = mdp.initial @ solution.values
+    assert start == pytest.approx(wanted, abs=1e-9)
+    assert mdp.initial @ solution.lower <= wanted <= mdp.initial @ solution.upper or solution.gap < 1e-9
+    again = mdp.evaluate(solution.policy)
+    np.testing.assert_allclose(again.values, solution.values, atol=1e-9)
+    # what is earned is rewards times visits, which are finite: the policy ends
+    assert (mdp.occupancy(solution.policy) * mdp.transitions.rewards).sum() == pytest.approx(start, abs=1e-9)
+
+
 def test_wrapped_environments():
     limited = gym.make("FrozenLake-v1")  # inside TimeLimit and others that leave the process as it is
     assert table_arrays(limited).states == tuple(range(16))

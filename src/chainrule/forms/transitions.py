@@ -22,6 +22,24 @@ from .chain import is_concrete
 
 _Floats = Float[Array, "..."] | np.ndarray
 _Integers = Int[Array, "..."] | np.ndarray
+_LARGEST = np.iinfo(np.int32).max
+
+
+class Misfit(ValueError):
+    """What is wrong with one entry, `where` being its state, or its state and action, for those who know their names."""
+
+    def __init__(self, message: str, where=()):
+        super().__init__(message)
+        self.where = tuple(where)
+
+    def named(self, states, actions) -> ValueError:
+        """The same with names, of which there may be none (None), or too few."""
+        known = [
+            f"{kind} {names[i]!r}"
+            for kind, names, i in zip(("state", "action"), (states, actions), self.where, strict=False)
+            if names is not None and i < len(names)
+        ]
+        return ValueError(f"{', '.join(known)}: {self}" if known else str(self))
 
 
 class Transitions(eqx.Module):
@@ -31,13 +49,13 @@ class Transitions(eqx.Module):
         probabilities: `probabilities[s, a, s']` of going from s to s' under a, shape (S, A, S); with `successors`,
             shape (S, A, b), entry b belonging to `successors[s, a, b]`. Pad with probability zero. With `rows`, the
             distinct distributions, shape (U, S) or (U, b).
-        rewards: expected reward of taking a in s, shape (S, A); or of ending in each successor too, in the shape of
-            `probabilities`.
+        rewards: expected reward of taking a in s, shape (S, A); or of ending in each successor too, (S, A, S) or (S, A, b).
         successors: state indices in the shape of `probabilities`, or None for dense ones. A repeated successor adds up.
         rows: which row of `probabilities` belongs to (s, a), shape (S, A), or None.
-        mask: True where an action is feasible, shape (S, A); None means everywhere.
-        terminal: True where the process ends, shape (S,); None means nowhere. Such states are worth zero and have no
-            feasible action.
+        mask: True, or 1, where an action is feasible, shape (S, A); None means everywhere.
+        terminal: True, or 1, where the process ends, shape (S,); None means nowhere. Such states are worth zero and have
+            no feasible action, so that their rewards play no part: what is earned on arrival belongs to the actions
+            that lead there.
         discount: γ in [0, 1]; 1 means undiscounted.
 
     Everything is kept in the dtype of `probabilities`, but for a concrete discount, whose last digits weigh much. NumPy
@@ -72,17 +90,18 @@ class Transitions(eqx.Module):
         self, probabilities, rewards, *, successors=None, rows=None, mask=None, terminal=None, discount: Any = 1.0
     ):
         self.probabilities = probabilities = _as_float(probabilities)
-        self.successors = None if successors is None else _as_index(successors)
-        self.rows = None if rows is None else _as_index(rows)
+        self.successors = None if successors is None else _as_index(successors, "successors")
+        self.rows = None if rows is None else _as_index(rows, "rows")
         shape = self._check_probabilities()
         rewards = _as_float(rewards, probabilities.dtype)
         self.outcome_rewards = None
-        if rewards.ndim == 3 and rows is None and rewards.shape == probabilities.shape:
-            self.outcome_rewards, rewards = rewards, (probabilities * rewards).sum(-1)
+        if rewards.shape == (*shape, probabilities.shape[-1]):
+            each = probabilities if self.rows is None else probabilities[self.rows]
+            self.outcome_rewards, rewards = rewards, (each * rewards).sum(-1)
         self.rewards = rewards
         self.discount = _as_float(discount, probabilities.dtype if isinstance(discount, jax.Array) else np.float64)
-        self.terminal = np.zeros(shape[:1], bool) if terminal is None else _as_array(terminal, bool)
-        self.mask = np.ones(shape, bool) if mask is None else _as_array(mask, bool)
+        self.terminal = np.zeros(shape[:1], bool) if terminal is None else _as_flags(terminal, "terminal")
+        self.mask = np.ones(shape, bool) if mask is None else _as_flags(mask, "mask")
         for name, wanted in (("rewards", shape), ("mask", shape), ("terminal", shape[:1]), ("discount", ())):
             if (got := getattr(self, name).shape) != wanted:
                 raise ValueError(f"{name} has shape {got}; probabilities of shape {_text(shape)} ask for {wanted}")
@@ -122,13 +141,16 @@ class Transitions(eqx.Module):
         sums = _sums(probs)
         if not (sums >= 0).all():
             bad = _first(~(probs >= 0) | np.isinf(probs))
-            raise ValueError(f"probabilities{bad} is {probs[tuple(bad)]}; probabilities are finite and not negative")
+            raise Misfit(
+                f"probabilities{bad} is {probs[tuple(bad)]}; probabilities are finite and not negative",
+                bad[:2] if self.rows is None else (),
+            )
         for name in ("rewards", "outcome_rewards"):
             values = getattr(self, name)
             if values is not None and not np.isfinite(np.asarray(values)).all():
                 bad = _first(~np.isfinite(np.asarray(values)))
                 what = f"{name}{bad} is {np.asarray(values)[tuple(bad)]}"
-                raise ValueError(f"{what}; forbid an action with mask, not with its reward")
+                raise Misfit(f"{what}; forbid an action with mask, not with its reward", bad[:2])
         if self.rows is not None:
             rows = np.asarray(self.rows)
             if rows.min() < 0 or rows.max() >= len(probs):
@@ -138,19 +160,22 @@ class Transitions(eqx.Module):
         # what float32 rounding can leave in a row of thousands of entries is not the user's mistake
         tolerance = max(1e-6, 100 * float(jnp.finfo(probs.dtype).eps))
         if (bad := _first(mask & (np.abs(sums - 1) > tolerance))) is not None:
-            raise ValueError(
-                f"probabilities{bad} sum to {sums[tuple(bad)]:.6g}, not 1; if action {bad[1]} is not possible in "
-                f"state {bad[0]}, set mask{bad} to False"
+            row = f"probabilities{bad if self.rows is None else [int(np.asarray(self.rows)[tuple(bad)])]}"
+            raise Misfit(
+                f"{row} sum to {sums[tuple(bad)]:.6g}, not 1; if action {bad[1]} is not possible in state {bad[0]}, set "
+                f"mask{bad} to False",
+                bad,
             )
         if (bad := _first(~mask.any(axis=1) & ~np.asarray(self.terminal))) is not None:
-            raise ValueError(f"state {bad[0]} has no feasible action; mark it terminal or give it one")
+            raise Misfit(f"state {bad[0]} has no feasible action; mark it terminal or give it one", bad)
         if self.successors is not None:
             successors = np.asarray(self.successors)
             if successors.min() < 0 or successors.max() >= self.num_states:
                 bad = _first((successors < 0) | (successors >= self.num_states))
-                raise ValueError(
+                raise Misfit(
                     f"successors{bad} is {successors[tuple(bad)]}, not one of the {self.num_states} states; pad with "
-                    "any state at probability zero"
+                    "any state at probability zero",
+                    bad[:2] if self.rows is None else (),
                 )
         if not 0 <= float(self.discount) <= 1:
             raise ValueError(f"discount is {float(self.discount)}, outside [0, 1]")
@@ -169,10 +194,9 @@ class Transitions(eqx.Module):
         """The same process with each distinct row of probabilities stored once, where that saves at least half of them.
 
         Rows are sorted by random projections and then compared entry by entry, so that equal means equal. A sample tells
-        beforehand whether it is worth a look at all. Traced arrays, and rewards that depend on the successor, stay.
+        beforehand whether it is worth a look at all. Rewards by outcome stay with (s, a). Traced arrays stay as they are.
         """
-        whole = self.probabilities.ndim == 3 and self.outcome_rewards is None
-        if not whole or not all(is_concrete(value) for value in jax.tree.leaves(self)):
+        if self.rows is not None or not all(is_concrete(value) for value in jax.tree.leaves(self)):
             return self
         probs = np.asarray(self.probabilities).reshape(self.mask.size, -1)
         successors = None if self.successors is None else np.asarray(self.successors).reshape(probs.shape)
@@ -186,7 +210,7 @@ class Transitions(eqx.Module):
         rows[slice(None) if used is None else used] = found
         return Transitions(
             probs[first],
-            self.rewards,
+            self._paid,
             successors=None if successors is None else successors[first],
             rows=rows.reshape(self.mask.shape),
             mask=self.mask,
@@ -200,12 +224,17 @@ class Transitions(eqx.Module):
             return self
         return Transitions(
             self.probabilities[self.rows],
-            self.rewards,
+            self._paid,
             successors=None if self.successors is None else self.successors[self.rows],
             mask=self.mask,
             terminal=self.terminal,
             discount=self.discount,
         )
+
+    @property
+    def _paid(self):
+        """Rewards as they were given."""
+        return self.rewards if self.outcome_rewards is None else self.outcome_rewards
 
     def __repr__(self):
         width = self.probabilities.shape[-1]
@@ -269,17 +298,31 @@ def _pieces(rows: int, width: int):
     return (slice(start, min(start + size, rows)) for start in range(0, rows, size))
 
 
-def _as_array(value, dtype=None):
-    """JAX arrays and traced values as they are, everything else as a NumPy array; converted to `dtype` if given."""
-    if isinstance(value, jax.Array):
-        return value if dtype is None else value.astype(dtype)
-    return np.asarray(value, dtype)
+def _as_array(value):
+    """JAX arrays and traced values as they are, everything else as a NumPy array."""
+    return value if isinstance(value, jax.Array) else np.asarray(value)
 
 
-def _as_index(value):
+def _as_flags(value, name: str):
+    """True and False, or ones and zeros; other numbers would be taken for True, NaN among them."""
+    value = _as_array(value)
+    if value.dtype == bool:
+        return value
+    if is_concrete(value) and (bad := _first(~np.isin(np.asarray(value), (0, 1)))) is not None:
+        raise Misfit(f"{name}{bad} is {value[tuple(bad)]}; wanted True or False", bad)
+    return value.astype(bool)
+
+
+def _as_index(value, name: str):
     """Integers in 32 bits, which every state fits in; others as they are, to be refused by name."""
     value = _as_array(value)
-    return value.astype(np.int32, copy=False) if value.dtype in (np.dtype("int64"), np.dtype("uint32")) else value
+    if value.dtype not in (np.dtype("int64"), np.dtype("uint32"), np.dtype("uint64")):
+        return value
+    if is_concrete(value) and value.size and (value.max() > _LARGEST or value.min() < 0):
+        found = np.asarray(value)
+        bad = _first((found > _LARGEST) | (found < 0))
+        raise Misfit(f"{name}{bad} is {found[tuple(bad)]}, which is no index of a state", bad[:2])
+    return value.astype(np.int32, copy=False)
 
 
 def _as_float(value, dtype=None):

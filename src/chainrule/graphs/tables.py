@@ -23,7 +23,7 @@ class TableArrays(NamedTuple):
     """A transition table as padded arrays.
 
     Attributes:
-        successors: state indices, shape (S, A, b); padded with state s itself.
+        successors: state indices, shape (S, A, b); padded with 0.
         probabilities: of each outcome, shape (S, A, b); padded with zero. Outcomes with the same successor and reward are
             one.
         rewards: of each outcome, shape (S, A, b); zero where there is none.
@@ -195,7 +195,7 @@ def _arrays(outcomes, terminal, initial, states, actions) -> TableArrays:
             into[key] = into.get(key, 0.0) + o.probability
     shape = (len(states), len(actions))
     width = max(map(len, merged.values()))
-    successors = np.broadcast_to(np.arange(len(states), dtype=np.int32)[:, None, None], (*shape, width)).copy()
+    successors = np.zeros((*shape, width), np.int32)
     probs, rewards, mask = np.zeros((*shape, width)), np.zeros((*shape, width)), np.zeros(shape, bool)
     for pair, row in merged.items():
         targets, paid = zip(*row, strict=True)

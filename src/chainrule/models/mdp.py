@@ -5,45 +5,42 @@
 Reference: Puterman (1994), "Markov Decision Processes".
 """
 
-from collections.abc import Hashable, Iterable, Mapping, Sequence
+from collections.abc import Hashable, Iterable, Sequence
 from typing import Any
 
 import equinox as eqx
 import jax
-import jax.numpy as jnp
 import networkx as nx
 import numpy as np
 from jaxtyping import Array, Float, Key
 
 from ..forms.chain import is_concrete
-from ..forms.transitions import Transitions
-from ..graphs.labels import first_duplicate
-from ..graphs.tables import read_table
-from ..graphs.transition_graph import TransitionGraph
+from ..forms.transitions import Misfit, Transitions
 from ..inference.planning.process import Process
 from ..learning import progress as bars
 from ..learning.fit import Fit
 from . import mdp_experience as experience
 from . import mdp_solving as solving
 from . import mdp_sources as sources
-from .emissions.base import generator
+from . import mdp_worth as worths
 from .markov_chain import MarkovChain
+from .mdp_constructors import AbstractConstructors
 from .mdp_experience import Trajectories, walk
-from .mdp_policies import as_matrix, as_table, chain_of, occupancy, worth
+from .mdp_policies import as_matrix, as_table, chain_of, normalised, occupancy
 from .policy import Evaluation, Policy, Solution, state_index
 
 
-class MDP(eqx.Module):
+class MDP(AbstractConstructors):
     """A Markov decision process with named states and actions.
 
     Args:
         probabilities, rewards, successors, rows, mask, terminal, discount: as in `Transitions`; rewards may also be by
-            state alone, (S,), and rows that many actions share are found and stored once.
+            state alone, (S,), for acting in it, and rows that many actions share are found and stored once.
         states, actions: names, any hashable values; 0, 1, … by default.
         initial: distribution of the first state, (S,), where it matters.
 
     Raises:
-        ValueError: as `Transitions`, and names that do not fit.
+        ValueError: as `Transitions`, and names that do not fit, or a reward by state for the end.
 
     Example:
         >>> import chainrule as cr
@@ -73,151 +70,29 @@ class MDP(eqx.Module):
         actions: Iterable[Hashable] | None = None,
         initial=None,
     ):
-        rewards = rewards if hasattr(rewards, "ndim") else np.asarray(rewards, float)
-        if rewards.ndim == 1:
-            shape = np.shape(probabilities)[:2] if rows is None else np.shape(rows)
-            if len(shape) == 2 and rewards.shape == shape[:1]:
-                rewards = (jnp if isinstance(rewards, jax.Array) else np).broadcast_to(rewards[:, None], shape)
-        form = Transitions(
-            probabilities, rewards, successors=successors, rows=rows, mask=mask, terminal=terminal, discount=discount
-        )
+        self.state_names, self.action_names = sources.as_names(states, "state"), sources.as_names(actions, "action")
+        try:
+            form = Transitions(
+                probabilities,
+                sources.by_action(rewards, probabilities, rows, terminal),
+                successors=successors,
+                rows=rows,
+                mask=mask,
+                terminal=terminal,
+                discount=discount,
+            )
+        except Misfit as error:
+            raise error.named(self.state_names, self.action_names) from None
         self.transitions = form.distinct() if rows is None else form
-        self.initial = None if initial is None else sources.as_initial(initial, form)
-        self.state_names = None if states is None else tuple(states)
-        self.action_names = None if actions is None else tuple(actions)
+        self.initial = None if initial is None else sources.as_initial(initial, form.num_states)
 
     def __check_init__(self):
         for kind, names, size in (
             ("state", self.state_names, self.num_states),
             ("action", self.action_names, self.num_actions),
         ):
-            if names is None:
-                continue
-            if len(names) != size:
+            if names is not None and len(names) != size:
                 raise ValueError(f"{len(names)} names for {size} {kind}s")
-            if (twice := first_duplicate(names)) is not None:
-                raise ValueError(f"{kind} {twice!r} is there twice")
-
-    # Where processes come from
-
-    @classmethod
-    def from_graph(cls, graph: "nx.MultiDiGraph | TransitionGraph", *, discount: float = 1.0) -> "MDP":
-        """The process that a graph describes: an edge is one outcome of an `action`, with `probability` and `reward`.
-
-        Nodes may have `terminal=True`, and `initial`, the probability of starting there. See
-        `TransitionGraph.from_networkx` for what is checked.
-
-        Example:
-            >>> import networkx as nx, chainrule as cr
-            >>> graph = nx.MultiDiGraph()
-            >>> graph.add_node("off", terminal=True)
-            >>> _ = graph.add_edge("on", "on", action="run", probability=0.9, reward=1.0)
-            >>> _ = graph.add_edge("on", "off", action="run", probability=0.1)
-            >>> _ = graph.add_edge("on", "off", action="stop", probability=1.0, reward=5.0)
-            >>> cr.MDP.from_graph(graph, discount=0.9).solve().policy["on"]
-            'stop'
-        """
-        if not isinstance(graph, TransitionGraph):
-            graph = TransitionGraph.from_networkx(graph)
-        if not graph.actions:
-            raise ValueError("the graph has no actions, so there is nothing to decide: use MarkovChain.from_graph")
-        return cls(**sources.from_graph(graph), discount=discount)
-
-    @classmethod
-    def from_sparse(
-        cls, matrices, rewards, *, num_actions: int | None = None, discount: float = 1.0, **options
-    ) -> "MDP":
-        """From scipy-sparse matrices: one (S, S) for each action, or one (S·A, S) whose row s·A + a is p(· | s, a).
-
-        Args:
-            matrices: the list, or the one matrix. An empty row marks an infeasible action.
-            rewards: (S,), (S, A); or, for a list, sparse matrices of r(s, a, s') with the pattern of `matrices`.
-            num_actions: A, for the one matrix.
-            discount: γ.
-            **options: `mask`, `terminal`, `states`, `actions`, `initial` as for the class.
-
-        Rows are padded to the longest. A state all of whose rows are empty is terminal.
-        """
-        return cls(**(sources.from_sparse(matrices, rewards, num_actions) | options), discount=discount)
-
-    @classmethod
-    def from_table(
-        cls,
-        table: Mapping | Sequence,
-        *,
-        discount: float = 1.0,
-        states: Iterable[Hashable] | None = None,
-        actions: Iterable[Hashable] | None = None,
-        initial=None,
-        end: Hashable = "done",
-    ) -> "MDP":
-        """From nested lists or mappings, `table[s][a] = [(probability, next state, reward, done), …]`.
-
-        An outcome with `done` is worth its reward and nothing after it; where states do not tell that by themselves, a
-        terminal state `end` is appended. See `chainrule.graphs.tables.read_table` for all arguments and what is checked,
-        and `chainrule.rl.from_gymnasium` for environments that hold such a table.
-
-        Example:
-            >>> import chainrule as cr
-            >>> dice = [{"roll": [(5 / 6, 0, 3.5, False), (1 / 6, 0, 0.0, True)], "stop": [(1.0, 0, 10.0, True)]}]
-            >>> cr.MDP.from_table(dice, discount=0.99).solve().policy[0]
-            'roll'
-        """
-        arrays = read_table(table, states=states, actions=actions, initial=initial, end=end)
-        return cls(**arrays._asdict(), discount=discount)
-
-    @classmethod
-    def from_function(
-        cls,
-        step,
-        states: Iterable[Hashable],
-        actions: Sequence[Hashable],
-        *,
-        explore: bool = True,
-        discount: float = 1.0,
-    ) -> "MDP":
-        """From a function: `step(state, action)` gives outcomes [(probability, next state, reward), …].
-
-        Args:
-            step: called once for each state and action. None, or an empty list, says that the action is infeasible there.
-            states: where to begin; whatever can be reached from there is found, if `explore`, and else must be listed.
-            actions: their names.
-            explore: whether states that `states` does not name may turn up.
-            discount: γ.
-
-        A state without feasible actions is terminal. Nothing but the padded arrays is kept.
-
-        Example:
-            >>> import chainrule as cr
-            >>> def step(money, bet):
-            ...     if 0 < money < 5 and bet <= money:
-            ...         return [(0.4, min(money + bet, 5), float(money + bet >= 5)), (0.6, money - bet, 0.0)]
-            >>> cr.MDP.from_function(step, [2], actions=[1, 2, 3], discount=0.99).solve().policy[2]
-            2
-        """
-        return cls(**sources.from_function(step, states, actions, explore=explore), discount=discount)
-
-    @classmethod
-    def random(
-        cls, key: Key[Array, ""], num_states: int, num_actions: int, *, num_successors: int = 8, discount: float = 0.95
-    ) -> "MDP":
-        """A random sparse process ("Garnet"): uniform successors, Dirichlet(1) probabilities, uniform rewards.
-
-        References:
-            Archibald, McKinnon and Thomas (1995), On the generation of Markov decision processes.
-        """
-        for name, value in (
-            ("num_states", num_states),
-            ("num_actions", num_actions),
-            ("num_successors", num_successors),
-        ):
-            if value < 1:
-                raise ValueError(f"{name} is {value}; wanted at least one")
-        rng, shape = generator(key), (num_states, num_actions)
-        successors = rng.integers(0, num_states, (*shape, num_successors), np.int32)
-        return cls(
-            rng.dirichlet(np.ones(num_successors), shape), rng.random(shape), successors=successors, discount=discount
-        )
 
     # What it is
 
@@ -247,13 +122,28 @@ class MDP(eqx.Module):
         return self.transitions.discount
 
     def index(self, state: Hashable) -> int:
-        """The index of a state, by name."""
+        """The index of a state, by name.
+
+        Example:
+            >>> import chainrule as cr
+            >>> cr.MDP([[[0.5, 0.5]], [[0.0, 1.0]]], [1, 0], discount=0.9, states=("home", "away")).index("away")
+            1
+        """
         return state_index(state, self.state_names, self.num_states)
 
     def replace(self, **changes) -> "MDP":
         """The same process with other `rewards`, `probabilities`, `discount` or `initial`; traced values are welcome.
 
         This is the way to differentiate a solution: `jax.grad(lambda r: mdp.replace(rewards=r).solve()["home"])`.
+
+        Raises:
+            ValueError: something else is to be replaced, or the new arrays do not fit.
+
+        Example:
+            >>> import chainrule as cr
+            >>> mdp = cr.MDP([[[1, 0], [0, 1]], [[0, 1], [1, 0]]], [0, 1], discount=0.9, states=("home", "away"))
+            >>> round(mdp.solve()["home"], 4), round(mdp.replace(discount=0.5).solve()["home"], 4)
+            (9.0, 1.0)
         """
         form, known = self.transitions, ("rewards", "probabilities", "discount", "initial")
         if unknown := [name for name in changes if name not in known]:
@@ -275,7 +165,15 @@ class MDP(eqx.Module):
         )
 
     def graph(self) -> nx.MultiDiGraph:
-        """The process as a networkx graph: an edge for each outcome that is possible."""
+        """The process as a networkx graph: an edge for each outcome that is possible.
+
+        Example:
+            >>> import chainrule as cr
+            >>> mdp = cr.MDP([[[1, 0], [0, 1]], [[0, 1], [1, 0]]], [0, 1], states=("home", "away"), actions=("stay", "go"))
+            >>> [(s, t, data["action"]) for s, t, data in mdp.graph().edges(data=True) if s == "home"]
+            [('home', 'home', 'stay'), ('home', 'away', 'go')]
+        """
+        self._needs_values("graph")
         return sources.as_graph(self.transitions, self.states, self.actions, self.initial)
 
     # What is best
@@ -317,6 +215,17 @@ class MDP(eqx.Module):
             ValueError: a discount of 1 with an infinite total (the message names a state), rows that exceed one by so much
                 that the discount does not make up for it, a tolerance that is not positive, options that do not fit
                 each other, wrong shapes.
+
+        Example:
+            >>> import chainrule as cr
+            >>> mdp = cr.MDP([[[1, 0], [0, 1]], [[0, 1], [1, 0]]], [0, 1], discount=0.9, states=("home", "away"))
+            >>> solution = mdp.solve()
+            >>> dict(solution.policy.items()), round(solution["home"], 4), bool(solution.gap <= 1e-6)
+            ({'home': 1, 'away': 0}, 9.0, True)
+            >>> mdp.solve(method=cr.ValueIteration(), tolerance=1e-3).status
+            SolveStatus.CERTIFIED
+            >>> mdp.solve(horizon=3).policy["away"]
+            [0, 0, 0]
         """
         solving.check_options(method, criterion, horizon, tolerance, max_iterations)
         if not self._on_host():
@@ -343,44 +252,99 @@ class MDP(eqx.Module):
 
     # What a policy is worth, and where it goes
 
-    def evaluate(self, policy) -> Evaluation:
+    def evaluate(self, policy, *, final=None, tolerance: float = 1e-6) -> Evaluation:
         """What a policy is worth: values, and bounds on them.
+
+            v(s) = Σ_a π(a | s) { r(s, a) + γ Σ_{s'} p(s' | s, a) v(s') }
 
         Args:
             policy: a `Policy`, an array of actions (S,) or of probabilities (S, A), or a dict from states to actions, or to
-                dicts of probabilities.
+                dicts of probabilities, which may miss one by 1e-5 and are divided by their sum. A policy for each of H
+                steps, (H, S) or (H, S, A), such as that of `solve(horizon=H)`, has values for each step, (H + 1, S).
+            final: what each state is worth after the last of these steps, (S,); zero by default.
+            tolerance: how far the values may be off for `Evaluation.status` to be CERTIFIED, > 0.
 
         Under `jit`, `vmap` and `grad` the values are differentiable, also in the policy's probabilities, and come without
         bounds. Without a discount they are infinite where the policy gains or loses for ever.
+
+        Raises:
+            ValueError: a policy that does not fit (the message names the state), a final worth without steps, gains and
+                losses that cancel for ever.
+
+        Example:
+            >>> import chainrule as cr
+            >>> mdp = cr.MDP([[[1, 0], [0, 1]], [[0, 1], [1, 0]]], [0, 1], discount=0.9, states=("home", "away"))
+            >>> found = mdp.evaluate({"home": {0: 0.5, 1: 0.5}, "away": 0})
+            >>> round(found["home"], 4), round(found["away"], 4), found.status
+            (8.1818, 10.0, SolveStatus.CERTIFIED)
         """
-        table = as_table(policy, self)
-        if not (self._on_host() and is_concrete(table)):
-            return Evaluation(solving.traced_worth(self.transitions, table), None, None, self.state_names)
-        process = Process(self.transitions)
-        return Evaluation(*worth(process, chain_of(process, np.asarray(table))), self.state_names)
+        if not tolerance > 0:
+            raise ValueError(f"tolerance is {tolerance}; wanted a positive number")
+        table = as_table(policy, self, steps=True)
+        by_step = table.ndim == (2 if np.issubdtype(table.dtype, np.integer) else 3)
+        if final is not None and not by_step:
+            raise ValueError("final is what states are worth after the last step, but the policy has no steps")
+        if not (self._on_host() and is_concrete(table) and is_concrete(final)):
+            if by_step:
+                last = np.zeros(self.num_states) if final is None else final
+                return Evaluation(worths.traced_by_steps(self.transitions, table, last), states=self.state_names)
+            return Evaluation(solving.traced_worth(self.transitions, table), states=self.state_names)
+        table = normalised(np.asarray(table))
+        if by_step:
+            last = np.zeros(self.num_states) if final is None else self._final(final)
+            found = worths.by_steps(self.transitions, table, last)
+        else:
+            process = Process(self.transitions, normalised=not float(self.discount) < 1)
+            found = worths.worth(process, chain_of(process, table), self.states)
+        return Evaluation(found.values, found.lower, found.upper, tolerance, found.exact, self.state_names)
 
     def occupancy(self, policy, *, start=None) -> np.ndarray:
         """Expected discounted number of times that each (s, a) is visited, (S, A), on the host.
 
+            μ(s, a) = E Σ_t γ^t 1[s_t = s, a_t = a]
+
         Args:
-            policy: as in `evaluate`.
+            policy: as in `evaluate`, for all steps.
             start: a state, or a distribution over states; the model's `initial` by default.
 
-        Its sum times the rewards is the value of the start.
+        Its sum times the rewards is the value of the start, and so it is the gradient of that value with respect to them.
+        Nothing is done in terminal states, so that they are not counted; nor are, without a discount, states that cannot
+        be left and pay nothing.
+
+        Raises:
+            ValueError: without a discount, a policy that may stay for ever where it can come to; the message names a
+                state. No start.
+
+        Example:
+            >>> import chainrule as cr
+            >>> mdp = cr.MDP([[[1, 0], [0, 1]], [[0, 1], [1, 0]]], [0, 1], discount=0.9, states=("home", "away"))
+            >>> mdp.occupancy({"home": 1, "away": 0}, start="home").round(6).tolist()
+            [[0.0, 1.0], [9.0, 0.0]]
         """
-        process, table = Process(self.transitions), np.asarray(as_table(policy, self))
-        found = occupancy(process, chain_of(process, table), self._start(start))
+        self._needs_values("occupancy")
+        table = normalised(np.asarray(as_table(policy, self)))
+        found = occupancy(self.transitions, table, np.asarray(self._start(start), np.float64), self.states)
         if np.issubdtype(table.dtype, np.integer):
-            table = np.arange(self.num_actions) == np.where(process.ends, -1, table)[:, None]
+            table = np.arange(self.num_actions) == table[:, None]
         return found[:, None] * table
 
     def chain(self, policy) -> MarkovChain:
         """The Markov chain under a policy, over the same states; those that have ended stay where they are.
 
         It starts as the process does, or uniformly.
+
+        Raises:
+            ValueError: a policy that does not fit, or one that depends on the step; more states than a matrix has room for.
+
+        Example:
+            >>> import chainrule as cr
+            >>> mdp = cr.MDP([[[1, 0], [0, 1]], [[0, 1], [1, 0]]], [0, 1], states=("home", "away"))
+            >>> mdp.chain({"home": {0: 0.75, 1: 0.25}, "away": 1}).transition.tolist()
+            [[0.75, 0.25], [1.0, 0.0]]
         """
+        self._needs_values("chain")
         process = Process(self.transitions)
-        matrix = as_matrix(process, chain_of(process, np.asarray(as_table(policy, self))))
+        matrix = as_matrix(process, chain_of(process, normalised(np.asarray(as_table(policy, self)))))
         size = self.num_states
         return MarkovChain(np.full(size, 1 / size) if self.initial is None else self.initial, matrix, self.state_names)
 
@@ -391,71 +355,110 @@ class MDP(eqx.Module):
 
         Args:
             key: a typed random key.
-            policy: as in `evaluate`.
-            length: steps of each walk, which may end earlier.
+            policy: as in `evaluate`. One that depends on the step is followed from its first step on.
+            length: steps of each walk, which may end earlier; at most those of the policy, where it has steps.
             num_samples: walks.
             start: a state, or a distribution over states; the model's `initial` by default.
+
+        Raises:
+            ValueError: a policy or a start that does not fit, a length below 1 or beyond the policy's steps.
+
+        Example:
+            >>> import jax, chainrule as cr
+            >>> mdp = cr.MDP([[[1, 0], [0, 1]], [[0, 1], [1, 0]]], [0, 1], states=("home", "away"))
+            >>> walks = mdp.simulate(jax.random.key(0), {"home": 1, "away": 0}, 2, start="home")
+            >>> walks.labels(), walks.returns().tolist()
+            (['home', 'away', 'away'], [1.0])
         """
         for name, value in (("length", length), ("num_samples", num_samples)):
             if value < 1:
                 raise ValueError(f"{name} is {value}; wanted at least one")
-        table = as_table(policy, self)
+        table = as_table(policy, self, steps=True)
         probs = Policy(table).probabilities(self.num_actions)
+        if probs.ndim == 3:
+            if length > len(probs):
+                raise ValueError(f"length is {length}, but the policy says what to do in {len(probs)} steps only")
+            probs = probs[:length]
         states, actions, rewards = walk(
             key, self.transitions, probs, self._start(start), length=length, num_samples=num_samples
         )
         return Trajectories(states.T, actions.T, rewards.T, self.state_names, self.action_names)
 
-    def _start(self, start) -> np.ndarray:
+    def _start(self, start) -> Any:
         """A distribution over states."""
-        if start is None:
-            if self.initial is None:
-                raise ValueError(
-                    "where does it start? give start=, a state or a distribution, or the model an initial one"
-                )
-            return np.asarray(self.initial)
-        if getattr(start, "ndim", 0) == 1:
-            return sources.as_initial(start, self.transitions)
-        found = np.zeros(self.num_states)
-        found[state_index(start, self.state_names, self.num_states)] = 1
-        return found
+        if start is not None:
+            return sources.as_start(start, self)
+        if self.initial is None:
+            raise ValueError("where does it start? give start=, a state or a distribution, or the model an initial one")
+        return self.initial
+
+    def _needs_values(self, what: str):
+        """Refuse traced arrays where the host computes."""
+        if not all(is_concrete(leaf) for leaf in jax.tree.leaves(self)):
+            raise ValueError(
+                f"{what} is computed on the host, from values that jit, vmap and grad do not have yet; call it outside, or "
+                "use evaluate and simulate"
+            )
 
     # Learning
 
-    @classmethod
-    def from_trajectories(cls, steps: Sequence, *, smoothing: float = 0.0, discount: float = 1.0) -> "MDP":
-        """Learn a process from steps (state, action, reward, next state) of names: one list, or a list of lists.
-
-        States, actions and possible outcomes are those that occur. A state that is never left is terminal.
-
-        Example:
-            >>> import chainrule as cr
-            >>> steps = [("in", "wait", 1.0, "in"), ("in", "wait", 1.0, "out"), ("in", "go", 0.5, "out")]
-            >>> cr.MDP.from_trajectories(steps, discount=0.9).solve().policy["in"]
-            'wait'
-        """
-        return cls(**experience.structure(steps), discount=discount).fit(steps, smoothing=smoothing).model
-
     def fit(self, data, *, smoothing: float = 0.0) -> Fit:
-        """Learn probabilities, (count + smoothing) / (total + smoothing · possible), and mean rewards.
+        """Learn probabilities and mean rewards.
+
+            p(s' | s, a) = (count(s, a, s') + smoothing) / (count(s, a) + smoothing · possible(s, a))
+
+        possible(s, a) being how many outcomes this process allows; others stay impossible.
 
         Args:
             data: `Trajectories`, or steps (state, action, reward, next state) of names, in one list or several.
-            smoothing: pseudo-count of every outcome that this process allows; others stay impossible.
+            smoothing: pseudo-count of every outcome, at least 0.
 
-        What was never tried keeps its probabilities and rewards, and is reported as degenerate.
+        Of an action that was never tried, the formula knows nothing without smoothing, and the row stays as it was; with
+        smoothing, all its outcomes become equally probable, as in the mean of `posterior(prior=smoothing)`. Its reward
+        stays as it was in either case. `Fit.degenerate`, (S, A), says where this is so, and the status is DEGENERATE.
+        Rewards are learned by state and action, also where this process has them by outcome.
 
         Raises:
             ValueError: a step that this process does not allow, unknown names, a negative smoothing.
+
+        Example:
+            >>> import chainrule as cr
+            >>> mdp = cr.MDP([[[0.5, 0.5]], [[0.5, 0.5]]], [[0.0], [0.0]], states=("in", "out"), actions=("wait",))
+            >>> fit = mdp.fit([("in", "wait", 1.0, "in"), ("in", "wait", 2.0, "out"), ("in", "wait", 3.0, "in")])
+            >>> fit.model.transitions.probabilities[0, 0].round(4).tolist(), fit.model.transitions.rewards[0].tolist()
+            ([0.6667, 0.3333], [2.0])
+            >>> fit.status, fit.degenerate[:, 0].tolist()
+            (Status.DEGENERATE, [False, True])
         """
+        self._needs_values("fit")
         return experience.fit(self, data, smoothing)
 
     def posterior(self, key: Key[Array, ""], data, *, num_draws: int = 100, prior: float = 1.0) -> "MDP":
         """Draws from the posterior given data: one MDP whose arrays have a leading axis of draws.
 
         Probabilities have independent Dirichlet(prior) priors over the outcomes that this process allows; rewards are the
-        observed means. `jax.vmap(lambda m: m.solve().values)(draws)` are the values that go with them.
+        observed means, or as they were where nothing was observed.
+
+        Args:
+            key: a typed random key.
+            data: as in `fit`.
+            num_draws: how many draws.
+            prior: pseudo-count of every outcome, > 0.
+
+        Raises:
+            ValueError: as `fit`, and a prior that is not positive.
+
+        Example:
+            What one policy is worth under each draw; `m.solve().values` is what the best ones are.
+
+            >>> import jax, chainrule as cr
+            >>> mdp = cr.MDP([[[0.5, 0.5]], [[0.0, 1.0]]], [[1.0], [0.0]], discount=0.9, states=("in", "out"))
+            >>> draws = mdp.posterior(jax.random.key(0), [("in", 0, 1.0, "in")] * 8, num_draws=50)
+            >>> values = jax.vmap(lambda m: m.evaluate({"in": 0, "out": 0}).values)(draws)
+            >>> values.shape, bool(values[:, 0].min() < 5 < values[:, 0].max())
+            ((50, 2), True)
         """
+        self._needs_values("posterior")
         return experience.draws(self, key, data, num_draws, prior)
 
     def _on_host(self) -> bool:

@@ -1,5 +1,6 @@
-"""What a policy does to a decision process: what it is worth, where it goes, and the Markov chain that it makes."""
+"""What a policy does to a decision process: where it goes, how often, and the Markov chain that it makes."""
 
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -7,167 +8,190 @@ from scipy import sparse
 from scipy.sparse import csgraph
 from scipy.sparse import linalg as solvers
 
-from ..inference.planning.evaluation import direct, is_narrow, krylov
+from ..forms.chain import is_concrete
+from ..forms.transitions import Transitions
+from ..inference.planning.evaluation import is_narrow, krylov
 from ..inference.planning.process import Chain, Process
+from ..inference.planning.reach import steps_from
 from .policy import Policy
 
+LARGE_WORK = 3e10  # of LU, which without a discount is worth some seconds, since Krylov methods hardly get there
 _DENSE = 20_000  # states up to which a chain may be written out as a matrix
 
 
-def as_table(policy: Any, mdp) -> Any:
+def as_table(policy: Any, mdp, *, steps: bool = False) -> Any:
     """A policy as (S,) actions or (S, A) probabilities, checked where its values are there to be looked at.
 
     Args:
         policy: a `Policy`, an array, or a dict from states to actions (or to dicts of probabilities).
-        mdp: the process it is for.
+        mdp: the process it is for. Where it is traced, only what does not depend on it is checked.
+        steps: whether the policy may have one such table for each step, (H, S) or (H, S, A).
 
     Raises:
         ValueError: a shape that does not fit, an unknown or infeasible action, probabilities that do not sum to one.
     """
-    if isinstance(policy, dict):
+    if isinstance(policy, Mapping):
         policy = _from_dict(policy, mdp)
     table = policy.table if isinstance(policy, Policy) else policy
     table = table if hasattr(table, "dtype") else np.asarray(table)
-    size, mask = mdp.num_states, np.asarray(mdp.transitions.mask)
-    if np.issubdtype(table.dtype, np.integer):
-        if table.shape != (size,):
-            raise ValueError(f"the policy has shape {table.shape}; wanted an action for each state, ({size},)")
-        if isinstance(table, np.ndarray):
-            asked = np.where(np.asarray(mdp.transitions.terminal), 0, table)
-            bad = (asked < 0) | (asked >= mdp.num_actions)
-            bad |= ~np.where(
-                bad, False, mask[np.arange(size), np.where(bad, 0, asked)] | np.asarray(mdp.transitions.terminal)
-            )
-            if bad.any():
-                s = int(np.argmax(bad))
-                raise ValueError(
-                    f"the policy takes action {table[s]} in state {mdp.states[s]!r}, which is not feasible"
-                )
-        return table
-    if table.shape != mask.shape:
+    size, shape = mdp.num_states, (mdp.num_states, mdp.num_actions)
+    whole = np.issubdtype(table.dtype, np.integer)
+    if not (whole or np.issubdtype(table.dtype, np.floating)):
         raise ValueError(
-            f"the policy has shape {table.shape}; wanted {mask.shape[:1]} actions or {mask.shape} probabilities"
+            f"the policy is an array of {table.dtype}; wanted indices of actions or probabilities. Names go into a dict, "
+            "from states to actions"
         )
-    if isinstance(table, np.ndarray):
-        going = ~np.asarray(mdp.transitions.terminal)
-        if not (table >= 0).all() or (table > 0)[~mask & going[:, None]].any():
-            s = int(np.argmax(((table < 0) | ((table > 0) & ~mask & going[:, None]) | np.isnan(table)).any(axis=1)))
-            raise ValueError(
-                f"the policy gives infeasible actions or negative probabilities in state {mdp.states[s]!r}"
-            )
-        off = going & (np.abs(table.sum(axis=1) - 1) > 1e-5)
-        if off.any():
-            s = int(np.argmax(off))
-            raise ValueError(
-                f"the policy's probabilities in state {mdp.states[s]!r} sum to {table[s].sum():.6g}, not 1"
-            )
+    wanted = shape[:1] if whole else shape
+    by_step = table.ndim == len(wanted) + 1 and table.shape[1:] == wanted and len(table) > 0
+    if by_step and not steps:
+        raise ValueError(
+            f"the policy depends on the step, of which it has {len(table)}; here one is wanted that does not: take that of "
+            "step t, policy.table[t]"
+        )
+    if table.shape != wanted and not by_step:
+        each = f"an action for each state, ({size},)" if whole else f"({size},) actions or {shape} probabilities"
+        raise ValueError(f"the policy has shape {table.shape}; wanted {each}{', or that for each step' * steps}")
+    if is_concrete(table):
+        _check(np.asarray(table), mdp, whole)
     return table
 
 
-def _from_dict(policy: dict, mdp) -> np.ndarray:
+def _check(table: np.ndarray, mdp, whole: bool):
+    """Refuse what no policy does; feasibility can be checked where the process is not traced."""
+    form, told = mdp.transitions, is_concrete(mdp.transitions.mask) and is_concrete(mdp.transitions.terminal)
+    over = np.asarray(form.terminal) if told else np.zeros(mdp.num_states, bool)
+    mask = np.asarray(form.mask) if told else np.ones((mdp.num_states, mdp.num_actions), bool)
+    if whole:
+        bad = ((table < (0 if told else -1)) | (table >= mdp.num_actions)) & ~over
+        bad |= ~(mask[np.arange(mdp.num_states), np.where(bad | over, 0, table)] | bad | over)
+        if bad.any():
+            at = tuple(np.argwhere(bad)[0])
+            a = int(table[at])
+            action = mdp.actions[a] if 0 <= a < mdp.num_actions else a
+            raise ValueError(
+                f"the policy takes action {action!r} in state {mdp.states[at[-1]]!r}{_step(at[:-1])}, which is not feasible"
+            )
+        return
+    bad = (~(table >= 0) | ((table > 0) & ~mask)).any(axis=-1) & ~over
+    if bad.any():
+        at = tuple(np.argwhere(bad)[0])
+        raise ValueError(
+            f"the policy gives infeasible actions or negative probabilities in state {mdp.states[at[-1]]!r}{_step(at[:-1])}"
+        )
+    total = table.sum(axis=-1, dtype=np.float64)
+    off = (np.abs(total - 1) > 1e-5) & ~over & (told | (total != 0))
+    if off.any():
+        at = tuple(np.argwhere(off)[0])
+        raise ValueError(
+            f"the policy's probabilities in state {mdp.states[at[-1]]!r}{_step(at[:-1])} sum to {total[at]:.6g}, not 1"
+        )
+
+
+def _step(at: tuple) -> str:
+    return f" at step {at[0]}" if at else ""
+
+
+def _from_dict(policy: Mapping, mdp) -> np.ndarray:
     """Named actions, or named probabilities, for each state that has something to decide."""
     position = {name: a for a, name in enumerate(mdp.actions)}
+    told = is_concrete(mdp.transitions.terminal)
+    over = np.asarray(mdp.transitions.terminal) if told else np.zeros(mdp.num_states, bool)
     table = np.zeros((mdp.num_states, mdp.num_actions))
     for s, name in enumerate(mdp.states):
-        if np.asarray(mdp.transitions.terminal)[s]:
+        if over[s]:
             continue
         if name not in policy:
-            raise ValueError(f"the policy says nothing about state {name!r}")
+            advice = "" if told else "; where the process has ended, which cannot be seen under jit and vmap, say None"
+            raise ValueError(f"the policy says nothing about state {name!r}{advice}")
         chosen = policy[name]
-        for action, prob in (chosen if isinstance(chosen, dict) else {chosen: 1.0}).items():
+        if chosen is None:
+            continue
+        for action, prob in (chosen if isinstance(chosen, Mapping) else {chosen: 1.0}).items():
             if action not in position:
                 raise ValueError(f"the policy takes the unknown action {action!r} in state {name!r}")
             table[s, position[action]] = prob
     return table
 
 
+def normalised(table: np.ndarray) -> np.ndarray:
+    """A policy's probabilities in float64, divided by their sum; actions as they are.
+
+    Near a discount of 1, what rounding leaves beside one would be most of what a policy is worth.
+    """
+    if np.issubdtype(table.dtype, np.integer):
+        return table
+    table = table.astype(np.float64)
+    total = table.sum(axis=-1, keepdims=True)
+    return table / np.where(total > 0, total, 1)
+
+
 def chain_of(process: Process, table: np.ndarray) -> Chain:
-    """The chain under a policy; rows of states that have ended are zero."""
+    """The chain under a `normalised` policy; rows of states that have ended are zero."""
     if not np.issubdtype(table.dtype, np.integer):
-        return process.mix(np.asarray(table, np.float64))
+        return process.mix(table)
     return process.follow(np.where(process.ends, 0, table))
 
 
-def worth(process: Process, chain: Chain) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Values of a chain, and bounds. Without a discount they may be infinite: where it loses, or gains, for ever."""
-    if process.discount < 1:
-        v = _solved(chain, process.discount, until=1e-3 * process.rounding(np.array([process.largest_reward])))
-        new = chain.reward + process.discount * chain.expect(v)
-        bounds = process.bounds(new - v, new, chain)
-        going = ~process.ends
-        return (new + np.where(going, bound, 0) for bound in (bounds.middle, bounds.low, bounds.high))  # type: ignore
-    return _undiscounted(process, chain)
+def clean(matrix: Any) -> Any:
+    """A CSR copy for graph searches: SciPy may not return where an edge is there twice, and takes padding for an edge."""
+    found: Any = sparse.csr_array(matrix, copy=True)
+    found.sum_duplicates()
+    found.eliminate_zeros()
+    return found
 
 
-def _solved(chain: Chain, discount: float, until: float) -> np.ndarray:
-    found = direct(chain, discount=discount) if is_narrow(chain.matrix) else None
-    return krylov(chain, np.zeros(len(chain.reward)), discount=discount, until=until) if found is None else found
+def occupancy(form: Transitions, table: np.ndarray, start: np.ndarray, names) -> np.ndarray:
+    """Expected discounted visits of states under a policy, (S,): μ = start + γ Pᵀ μ on the states that are reached.
+
+    Without a discount, these visits are finite exactly if no class of states that the start reaches is closed.
+    """
+    whole = not float(form.discount) < 1
+    process = Process(form, idle_ends=whole, normalised=whole)
+    matrix = clean(chain_of(process, table).matrix)
+    reached = np.flatnonzero(steps_from(matrix, np.flatnonzero(start > 0)) >= 0)
+    inner, begin, ends = matrix[reached][:, reached], start[reached], process.ends[reached]
+    if whole and (closed := closed_states(inner, ends)).any():
+        raise ValueError(
+            f"the policy may stay for ever in and around state {names[int(reached[np.argmax(closed)])]!r}, which is then "
+            "visited infinitely often; give a discount below 1, or mark the state terminal"
+        )
+    found = np.zeros(process.num_states)
+    found[reached] = np.where(ends, 0, _visits(inner, begin, process.discount))
+    return found
 
 
-def _undiscounted(process: Process, chain: Chain) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Totals: closed classes that pay nothing are worth nothing, others are infinite, and what leads there with them."""
-    size = process.num_states
-    matrix: Any = sparse.csr_array(chain.matrix, copy=True)
-    matrix.sum_duplicates()  # scipy may search for components for ever where an edge is there twice
-    matrix.eliminate_zeros()  # and takes padding for an edge
+def closed_states(matrix: Any, ends: np.ndarray) -> np.ndarray:
+    """True for the states in classes that are never left and do not end, (S,); the matrix as `clean` leaves it."""
     number, label = csgraph.connected_components(matrix, connection="strong")
-    entry = np.repeat(np.arange(size), np.diff(matrix.indptr))
+    entry = np.repeat(np.arange(len(ends)), np.diff(matrix.indptr))
     leaves = np.zeros(number, bool)
-    crossing = label[entry] != label[matrix.indices]
-    leaves[label[entry[crossing]]] = True
-    closed = ~leaves[label] & ~process.ends
-    v = np.zeros(size)
-    for group in np.unique(label[closed & (np.isin(label, np.unique(label[closed & (chain.reward != 0)])))]):
-        states = np.flatnonzero(label == group)
-        part = matrix[states][:, states]
-        left = np.asarray(part.T.toarray()) - np.eye(len(states))
-        left[-1] = 1
-        share = np.linalg.solve(left, np.eye(len(states))[-1])
-        gain = float(share @ chain.reward[states])
-        if abs(gain) <= 1e-12 * process.largest_reward:
-            raise ValueError(
-                f"the total reward from state {int(states[0])} does not settle: gains and losses cancel for ever; give a "
-                "discount below 1"
-            )
-        v[states] = np.copysign(np.inf, gain)
-    endless = np.isinf(v)
-    back = matrix.T.tocsr()
-    for sign in (np.inf, -np.inf):
-        reached = _reach(back, np.flatnonzero(v == sign))
-        if (reached & np.isinf(v) & (v != sign)).any():
-            raise ValueError("the policy may gain for ever or lose for ever from one state: its total has no meaning")
-        v[reached], endless = sign, endless | reached
-    moving = np.flatnonzero(~endless & ~closed & ~process.ends)
-    if len(moving):
-        inner = Chain(matrix[moving][:, moving], chain.reward[moving])
-        v[moving] = _solved(inner, 1.0, until=1e-14 * max(process.largest_reward, 1.0))
-        steps = _solved(Chain(inner.matrix, np.ones(len(moving))), 1.0, until=1e-10)
-        residual = np.abs(inner.reward + inner.expect(v[moving]) - v[moving]).max() + process.rounding(v[moving])
-        error = np.zeros(size)
-        error[moving] = 1.01 * residual * steps
-        return v, v - error, v + error
-    return v, v, v
+    leaves[label[entry[label[entry] != label[matrix.indices]]]] = True
+    return ~leaves[label] & ~ends
 
 
-def _reach(back, targets) -> np.ndarray:
-    from ..inference.planning.reach import steps_from
+def _visits(matrix: Any, start: np.ndarray, discount: float) -> np.ndarray:
+    """Solve μ = start + γ Pᵀ μ by Krylov methods where LU would fill up, by LU where they do not get there."""
+    flow = sparse.csr_array(matrix.T)
 
-    return steps_from(back, targets) >= 0 if len(targets) else np.zeros(back.shape[0], bool)
+    def off(x):
+        return start + discount * (flow @ x) - x
 
-
-def occupancy(process: Process, chain: Chain, start: np.ndarray) -> np.ndarray:
-    """Expected discounted visits: μ = start + γ Pᵀ μ."""
-    size = process.num_states
-    if process.discount == 1 and not process.ends.any():
-        raise ValueError("without a discount, and without an end, states are visited infinitely often")
-    matrix: Any = sparse.eye_array(size, format="csc") - process.discount * sparse.csc_array(chain.matrix).T
-    if is_narrow(sparse.csr_array(chain.matrix)):
-        try:
-            return solvers.splu(sparse.csc_array(matrix)).solve(start)
-        except RuntimeError:
-            raise ValueError("the policy may never end, and visits some states infinitely often") from None
-    transposed = Chain(sparse.csr_array(sparse.csr_array(chain.matrix).T), start)
-    return krylov(transposed, start, discount=process.discount, until=1e-13)
+    if not is_narrow(matrix, work=1e9 if discount < 1 else LARGE_WORK):
+        found = krylov(Chain(flow, start), start, discount=discount, until=1e-14)
+        if np.abs(off(found)).sum() <= 1e-12 * np.abs(found).sum():
+            return found
+    try:
+        factors = solvers.splu((sparse.eye_array(len(start), format="csr") - discount * flow).tocsc())
+    except RuntimeError:  # "Factor is exactly singular"
+        found = np.full(len(start), np.nan)
+    else:
+        found = factors.solve(start)
+        found += factors.solve(off(found))
+    if not np.abs(off(found)).sum() <= 1e-9 * np.abs(found).sum():
+        raise ValueError(
+            "the policy ends so seldom that its visits cannot be computed in float64; give a lower discount"
+        )
+    return found
 
 
 def as_matrix(process: Process, chain: Chain) -> np.ndarray:

@@ -1,7 +1,7 @@
 """Policies and solutions of decision processes, readable by the names of states and actions."""
 
 import enum
-from collections.abc import Hashable, Iterator
+from collections.abc import Callable, Hashable, Iterator
 from typing import Any
 
 import equinox as eqx
@@ -80,13 +80,18 @@ class Policy(eqx.Module):
         return (self.table[..., None] == jnp.arange(size)).astype(float)
 
     def __getitem__(self, state: Hashable) -> Any:
-        s = state_index(state, self.states, self.num_states)
+        return self._at(state_index(state, self.states, self.num_states))
+
+    def _at(self, s: int) -> Any:
         if self.is_deterministic:
-            found = self.table[..., s]
-            return [self._label(int(x)) for x in found] if found.ndim else self._label(int(found))
-        rows = np.asarray(self.table)[..., s, :]
-        named = [self._named(row) for row in rows.reshape(-1, rows.shape[-1])]
-        return named[0] if rows.ndim == 1 else named
+            return self._labelled(np.asarray(self.table)[..., s])
+        return self._mixed(np.asarray(self.table)[..., s, :])
+
+    def _labelled(self, actions: np.ndarray) -> Any:
+        return [self._labelled(part) for part in actions] if actions.ndim else self._label(int(actions))
+
+    def _mixed(self, rows: np.ndarray) -> Any:
+        return [self._mixed(part) for part in rows] if rows.ndim > 1 else self._named(rows)
 
     def _label(self, action: int) -> Hashable | None:
         if action < 0:
@@ -99,11 +104,9 @@ class Policy(eqx.Module):
 
     def items(self) -> Iterator[tuple[Hashable, Any]]:
         """Pairs of a state and what to do there, as `policy[state]`."""
+        host = Policy(np.asarray(self.table), self.states, self.actions)
         for s, name in enumerate(range(self.num_states) if self.states is None else self.states):
-            if self.is_deterministic and self.table.ndim == 1:
-                yield name, self._label(int(self.table[s]))
-            else:
-                yield name, self[name]
+            yield name, host._at(s)
 
     def __repr__(self):
         kind = "deterministic" if self.is_deterministic else "stochastic"
@@ -129,6 +132,15 @@ class Solution(eqx.Module):
 
     `solution["hot"]` is the value of one state. Under `jit` and `vmap` everything is an array, and `status` can be read
     once the values are there.
+
+    Example:
+        >>> import chainrule as cr
+        >>> mdp = cr.MDP([[[1.0], [1.0], [1.0]]], [[2.0, 2.0, 1.0]], discount=0.5, actions=("left", "right", "wait"))
+        >>> both = mdp.solve()
+        >>> round(both[0], 6), bool(both.lower[0] <= 4 <= both.upper[0]), both.status
+        (4.0, True, SolveStatus.CERTIFIED)
+        >>> both.policy[0], both.best_actions(0), both.action_values.round(6).tolist()
+        ('left', ['left', 'right'], [[4.0, 4.0, 3.0]])
     """
 
     values: Any
@@ -155,26 +167,26 @@ class Solution(eqx.Module):
 
     @property
     def optimal_actions(self) -> Any:
-        """True for the actions that may be optimal, (S, A): those whose value the bounds do not tell from the best.
+        """True for the actions that may be optimal, in the shape of `action_values`: the bounds do not tell them apart.
 
         Every optimal action is among them, ties included; within the gap others may be.
         """
-        q = np.asarray(self.action_values)
+        q, gap = np.asarray(self.action_values), np.asarray(self.gap)
         best = q.max(axis=-1, keepdims=True)
-        slack = 2 * np.asarray(self.gap) + 64 * np.finfo(q.dtype).eps * (1 + np.abs(best))
+        gap = gap.reshape(gap.shape + (1,) * (q.ndim - gap.ndim))  # one for each process of a batch
+        slack = 2 * gap + 64 * np.finfo(q.dtype).eps * (1 + np.abs(best))
         return np.isfinite(q) & (q >= best - slack)
 
-    def best_actions(self, state: Hashable) -> list[Hashable]:
-        """The names of the actions that may be optimal in a state: more than one where they tie."""
-        s = state_index(state, self.states, self.action_values.shape[-2])
-        if not self._decides(s):
-            return []
-        names = range(self.action_values.shape[-1]) if self.actions is None else self.actions
-        return [name for name, good in zip(names, self.optimal_actions[..., s, :], strict=True) if good]
+    def best_actions(self, state: Hashable) -> list:
+        """The names of the actions that may be optimal in a state: more than one where they tie, none after the end.
 
-    def _decides(self, s: int) -> bool:
+        With a horizon there is such a list for each step, and in a batch for each process.
+        """
+        s = state_index(state, self.states, self.action_values.shape[-2])
         table = np.asarray(self.policy.table)
-        return bool(table[s] >= 0) if self.policy.is_deterministic else bool(table[s].any())
+        decides = np.asarray(table[..., s] >= 0 if self.policy.is_deterministic else table[..., s, :].any(axis=-1))
+        names = range(self.action_values.shape[-1]) if self.actions is None else self.actions
+        return _listed(self.optimal_actions[..., s, :] & decides[..., None], names)
 
     def __getitem__(self, state: Hashable) -> Any:
         found = self.values[..., state_index(state, self.states, self.values.shape[-1])]
@@ -190,23 +202,59 @@ class Evaluation(eqx.Module):
     """What a policy is worth.
 
     Attributes:
-        values: of each state, (S,).
+        values: of each state, (S,); of a policy by steps (H + 1, S), the worth after the last step being the last row.
         lower, upper: bounds on them, rounding included; None under `jit`, `vmap` and `grad`.
+        tolerance: what was asked for.
+        exact: whether what is between the bounds is rounding alone.
+        states: names, or None for numbers.
 
     `evaluation["hot"]` is the value of one state.
+
+    Example:
+        >>> import chainrule as cr
+        >>> found = cr.MDP([[[1.0]]], [[2.0]], discount=0.5).evaluate([0])
+        >>> found[0], bool(found.lower[0] <= 4 <= found.upper[0]), found.status
+        (4.0, True, SolveStatus.CERTIFIED)
     """
 
     values: Any
-    lower: Any
-    upper: Any
+    lower: Any = None
+    upper: Any = None
+    tolerance: float | None = eqx.field(static=True, default=None)
+    exact: bool | None = eqx.field(static=True, default=None)
     states: tuple[Hashable, ...] | None = eqx.field(static=True, default=None)
+
+    @property
+    def gap(self) -> float | None:
+        """Half the distance from lower to upper, at most; infinite values are as they are. None without bounds."""
+        if self.lower is None:
+            return None
+        finite = np.isfinite(self.values)
+        return 0.5 * float(np.subtract(self.upper, self.lower, where=finite, out=np.zeros(finite.shape)).max())
+
+    @property
+    def status(self) -> SolveStatus | None:
+        """Whether the bounds are as close as was asked, and what kept them apart; None without bounds."""
+        if self.gap is None or self.tolerance is None:
+            return None
+        if self.gap <= self.tolerance:
+            return SolveStatus.CERTIFIED
+        return SolveStatus.PRECISION if self.exact else SolveStatus.MAX_ITERATIONS
 
     def __getitem__(self, state: Hashable) -> Any:
         found = self.values[..., state_index(state, self.states, self.values.shape[-1])]
         return float(found) if is_concrete(found) and np.ndim(found) == 0 else found
 
     def __repr__(self):
-        return f"Evaluation({self.values.shape[-1]} states)"
+        known = "" if self.status is None else f", {self.status.name}, gap={self.gap:.2g}"
+        return f"Evaluation({self.values.shape[-1]} states{known})"
+
+
+def _listed(chosen: np.ndarray, names) -> list:
+    """The names of the chosen, along the last axis; lists of lists for what is before it."""
+    if chosen.ndim > 1:
+        return [_listed(part, names) for part in chosen]
+    return [name for name, good in zip(names, chosen, strict=True) if good]
 
 
 def state_index(state: Hashable, names: tuple[Hashable, ...] | None, size: int, kind: str = "state") -> int:
@@ -222,5 +270,24 @@ def state_index(state: Hashable, names: tuple[Hashable, ...] | None, size: int, 
     try:
         return names.index(state)
     except ValueError:
-        few = ", ".join(repr(name) for name in names[:6]) + (", …" if len(names) > 6 else "")
-        raise ValueError(f"no {kind} is called {state!r}; there are {few}") from None
+        raise _unknown(state, names, kind) from None
+
+
+def places(names: tuple[Hashable, ...] | None, size: int, kind: str = "state") -> Callable[[Hashable], int]:
+    """`state_index` for many look-ups: each takes the same time however many names there are."""
+    if names is None:
+        return lambda state: state_index(state, None, size, kind)
+    found = {name: i for i, name in enumerate(names)}
+
+    def place(state):
+        try:
+            return found[state]
+        except (KeyError, TypeError):  # TypeError: not hashable, so no name
+            raise _unknown(state, names, kind) from None
+
+    return place
+
+
+def _unknown(state, names, kind: str) -> ValueError:
+    few = ", ".join(repr(name) for name in names[:6]) + (", …" if len(names) > 6 else "")
+    return ValueError(f"no {kind} is called {state!r}; there are {few}")

@@ -12,6 +12,7 @@ import numpy as np
 
 from ..graphs.tables import TableArrays, read_table
 from ..models.mdp import MDP
+from ..models.mdp_sources import from_table
 
 if TYPE_CHECKING:
     import gymnasium
@@ -48,7 +49,7 @@ def from_gymnasium(environment: "str | gymnasium.Env", *, discount: float = 1.0,
     References:
         Towers et al. (2024), Gymnasium: A Standard Interface for Reinforcement Learning Environments, arXiv 2407.17032.
     """
-    return MDP(**table_arrays(environment, **options)._asdict(), discount=discount)
+    return MDP(**from_table(table_arrays(environment, **options)), discount=discount)
 
 
 def table_arrays(environment: "str | gymnasium.Env", **options: Any) -> TableArrays:

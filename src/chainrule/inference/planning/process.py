@@ -77,8 +77,9 @@ class Process:
             self.reward = paid = np.asarray(form.rewards).astype(np.float64, copy=False)
         else:  # their sums may have been rounded to less than float64, and lost digits where they cancel
             outcomes = np.asarray(form.outcome_rewards).astype(np.float64, copy=False)
-            self.reward = np.einsum("sab,sab->sa", probs, outcomes)
-            paid = np.where(probs > 0, np.abs(outcomes), 0).max(axis=-1)
+            each = probs if self.rows is None else probs[self.rows]
+            self.reward = np.einsum("sab,sab->sa", each, outcomes)
+            paid = np.where(each > 0, np.abs(outcomes), 0).max(axis=-1)
         self.ends = self.terminal | self._idle(feasible) if idle_ends else self.terminal
         self._ended = np.flatnonzero(self.ends)
         self.mask = feasible

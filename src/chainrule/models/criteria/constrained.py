@@ -1,7 +1,7 @@
 """Discounted rewards with limits on what may be spent."""
 
 import copy
-from collections.abc import Hashable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,6 +11,7 @@ from ...inference.planning import linear_programs
 from ...inference.planning.discounted import modified_policy_iteration
 from ...inference.planning.evaluation import direct, is_narrow, krylov
 from ...inference.planning.process import Chain, Process
+from ..mdp_sources import as_start
 from .base import needs_discount, refuse, solution
 
 
@@ -129,9 +130,7 @@ class Constrained:
                     "where does it start? Give Constrained an initial, or the MDP its initial distribution"
                 )
             return np.asarray(mdp.initial, np.float64)
-        if isinstance(self.initial, Hashable) and not isinstance(self.initial, tuple):
-            return (np.arange(mdp.num_states) == mdp.index(self.initial)).astype(float)
-        return mdp.replace(initial=self.initial).initial
+        return np.asarray(as_start(self.initial, mdp), np.float64)
 
     def _costs(self, mdp) -> np.ndarray:
         shape, mask = (mdp.num_states, mdp.num_actions), np.asarray(mdp.transitions.mask)

@@ -84,7 +84,7 @@ class Entropic:
         """See `MDP.solve`."""
         refuse(self, method=method, horizon=horizon, final=final)
         needs_discount(self, process)
-        form = mdp.transitions
+        form = mdp.transitions if mdp.transitions.outcome_rewards is None else mdp.transitions.spread_out()
         # exponentials and logarithm are each off by as much as a sum may be
         backup = NestedBackup(form, EntropicMeasure(normalised(form), float(self.risk_aversion)), extra=8.0)
         found = fixed_point(backup, beginning(mdp, process, start), tolerance=tolerance, most=most, report=report)

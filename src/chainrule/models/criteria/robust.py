@@ -61,7 +61,7 @@ class Robust:
         refuse(self, method=method, horizon=horizon, final=final)
         needs_discount(self, process)
         form: Transitions = mdp.transitions
-        shared = self.radius is not None and np.ndim(self.radius) == 0
+        shared = self.radius is not None and np.ndim(self.radius) == 0 and form.outcome_rewards is None
         form = form if shared else form.spread_out()
         lower, upper = self._around(form) if self.radius is not None else self._given(form)
         self._check(mdp, form, lower, upper)
