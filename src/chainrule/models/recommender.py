@@ -23,6 +23,7 @@ from jax import lax
 from jaxtyping import Array, Bool, Float, Key
 
 from ..forms.chain import is_concrete
+from ..inference.gibbs import uniform
 from ..learning import guarded, minibatch
 from ..learning import progress as bars
 from ..learning.fit import Fit
@@ -275,10 +276,10 @@ def reconstruct(model: Recommender, key, values, known, sweeps):
     def sweep(step, values):
         to_hidden, to_values = jax.random.split(jax.random.fold_in(key, step))
         on = jax.nn.sigmoid(_drive(model, values, known))
-        hidden = (jax.random.uniform(to_hidden, on.shape, on.dtype) < on).astype(on.dtype)
+        hidden = (uniform(to_hidden, on.shape, on.dtype) < on).astype(on.dtype)
         edges = jnp.cumsum(jax.nn.softmax(_fields(model, hidden), axis=-1), axis=-1)
-        uniform = jax.random.uniform(to_values, present.shape, on.dtype)[..., None]
-        grade = (edges[..., :-1] <= uniform * edges[..., -1:]).sum(-1, dtype=jnp.int32)
+        dice = uniform(to_values, present.shape, on.dtype)[..., None]
+        grade = (edges[..., :-1] <= dice * edges[..., -1:]).sum(-1, dtype=jnp.int32)
         return _one_hot(model, grade) * present[..., None]
 
     return lax.fori_loop(0, sweeps, sweep, values)

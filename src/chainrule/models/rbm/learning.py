@@ -383,7 +383,7 @@ def exchange(machine, key, base, betas, x, drive):
     down = jnp.repeat(jnp.roll(betas, -1), chains)[:, None]
     here, before, after = density(own), density(up), density(down)
     gain = (after[:-1] + before[1:]) - (here[:-1] + here[1:])  # pair t, t + 1
-    accepted = jnp.log(jax.random.uniform(key, gain.shape, gain.dtype)) < gain
+    accepted = jnp.log(engine.uniform(key, gain.shape, gain.dtype)) < gain
     parity = jax.random.bernoulli(jax.random.fold_in(key, 1))
     turn = (jnp.arange(count - 1) % 2 == 0) == parity
     accepted = accepted & turn[:, None]
