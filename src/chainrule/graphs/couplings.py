@@ -194,6 +194,45 @@ def read_graph(graph: nx.Graph) -> Edges:
     return Edges(tuple(number), bias, ends, weights)
 
 
+def read_states(graph: nx.Graph) -> tuple[int, int] | None:
+    """The two values that a graph's weights are for, where it says so by the attribute `states`.
+
+    Raises:
+        ValueError: others than (0, 1) and (−1, 1), the lower one first.
+    """
+    said = graph.graph.get("states")
+    if said is None:
+        return None
+    for known in ((0, 1), (-1, 1)):
+        if tuple(said) == known:
+            return known
+    raise ValueError(f"the graph's states are {said!r}; wanted (0, 1) or (-1, 1)")
+
+
+def read_constant(graph: nx.Graph) -> float:
+    """The attribute `constant` of a graph, 0 where it is left out.
+
+    Raises:
+        ValueError: one that is not a finite number.
+    """
+    return float(_numbers([graph.graph.get("constant", 0.0)], "constant of", ["the graph"])[0])
+
+
+def check_graph_of(graph: nx.Graph, states: tuple[int, int], what: str) -> None:
+    """Raise a ValueError where a graph's weights are for other values than those of a model, or shift its energy."""
+    said = read_states(graph)
+    if said not in (None, states):
+        raise ValueError(
+            f"the graph's weights are for states {said}, those of {what} are {states}: convert by from_ising(*to_ising(graph)) "
+            "or from_qubo(*to_qubo(graph)) of graphs.formats.qubo"
+        )
+    if constant := read_constant(graph):
+        raise ValueError(
+            f"the graph has the constant {constant}, and the energy of {what} has none: set graph.graph['constant'] = 0, "
+            "which changes no probability"
+        )
+
+
 def _numbers(values, kind: str, names) -> np.ndarray:
     try:
         found = np.fromiter(values, np.float64)

@@ -2,6 +2,7 @@
 
 import jax
 import jax.numpy as jnp
+import networkx as nx
 import numpy as np
 import pytest
 from enumerated import (
@@ -21,6 +22,7 @@ import chainrule as cr
 from chainrule.models.rbm import queries
 
 KEY = fast_key(0)
+RECTIFIED = binary(0, 3, 2, hidden=cr.units.Rectified())
 DISCRETE = pytest.mark.parametrize(
     "machine", [binary(), binary(1, 3, 5), categorical()], ids=["tall", "wide", "softmax"]
 )
@@ -251,8 +253,46 @@ def test_graph_of_a_machine():
     assert graph.number_of_nodes() == 7
     assert graph.edges[("v", 1), ("h", 2)]["weight"] == pytest.approx(float(machine.weights[1, 2]))
     assert graph.nodes[("h", 0)]["bias"] == pytest.approx(float(machine.hidden_bias[0]))
-    with pytest.raises(ValueError, match="categorical"):
-        categorical().graph()
+    for other, message in ((categorical(), "categorical"), (gaussian(), "binary"), (RECTIFIED, "binary")):
+        with pytest.raises(ValueError, match=message):
+            other.graph()
+
+
+def test_a_graph_is_the_same_machine_to_every_reader():
+    """Read as a machine on a graph: hidden nodes hidden, probabilities of visible rows the same; and back."""
+    machine, v = binary(), states(4)
+    on_graph = cr.BoltzmannMachine.from_graph(machine.graph())
+    assert (on_graph.states, len(on_graph.visible), len(on_graph.hidden)) == ((0, 1), 4, 3)
+    np.testing.assert_allclose(on_graph.log_prob(v), machine.log_prob(v), atol=1e-5)
+    for graph in (machine.graph(), on_graph.graph()):
+        again = cr.RBM.from_graph(graph)
+        for a, b in zip(jax.tree.leaves(again), jax.tree.leaves(machine), strict=True):
+            np.testing.assert_array_equal(a, b)
+    mixed = nx.Graph([("h", "w", {"weight": 1.0}), ("v", "h", {"weight": 2.0}), ("g", "v", {"weight": 3.0})])
+    mixed.add_nodes_from([("h", {"hidden": True, "bias": 0.5}), ("g", {"hidden": True}), ("v", {"bias": -1.0})])
+    found = cr.RBM.from_graph(mixed)  # visible: w, v; hidden: h, g
+    assert found.weights.tolist() == [[1, 0], [2, 3]]
+    assert (found.visible_bias.tolist(), found.hidden_bias.tolist()) == ([0, -1], [0.5, 0])
+
+
+@pytest.mark.parametrize(
+    ("nodes", "options", "message"),
+    [
+        ((), {}, "0 of 3 nodes are hidden"),
+        ("abc", {}, "3 of 3 nodes are hidden"),
+        ("a", {}, "'b' and 'c' are both visible"),
+        ("ab", {}, "'a' and 'b' are both hidden"),
+        ("b", {"states": (-1, 1)}, r"for states \(-1, 1\), those of a restricted"),
+        ("b", {"constant": 2.0}, "constant 2.0"),
+        ("b", {"states": (1, 0)}, r"states are \(1, 0\)"),
+    ],
+)
+def test_graphs_that_are_no_restricted_machine(nodes, options, message):
+    graph = nx.Graph([("a", "b"), ("b", "c")], **options)
+    for name in nodes:
+        graph.nodes[name]["hidden"] = True
+    with pytest.raises(ValueError, match=message):
+        cr.RBM.from_graph(graph)
 
 
 @pytest.mark.parametrize("machine", [binary(0, 3, 2), categorical(0, 2)], ids=["binary", "softmax"])

@@ -17,7 +17,7 @@ import numpy as np
 from jaxtyping import Array, Float, Int, Key
 
 from ...forms.pairwise import Pairwise
-from ...graphs.couplings import Couplings, compile_edges, read_graph
+from ...graphs.couplings import Couplings, compile_edges, read_constant, read_graph, read_states
 from ...graphs.factor_graph import FactorGraph
 from ...graphs.labels import lookup
 from ...inference import annealing
@@ -83,10 +83,10 @@ class BoltzmannMachine(eqx.Module):
                 node, no visible one, or states other than the graph's.
         """
         edges = read_graph(graph)
-        said = graph.graph.get("states")
-        if said is not None and states is not None and tuple(said) != tuple(states):
+        said = read_states(graph)
+        if said is not None and states is not None and said != tuple(states):
             raise ValueError(
-                f"the graph's weights are for states {tuple(said)}, not {tuple(states)}; graphs.formats.qubo converts"
+                f"the graph's weights are for states {said}, not {tuple(states)}; graphs.formats.qubo converts"
             )
         values: Any = tuple(said or states or (0, 1))
         if hidden is None:
@@ -100,7 +100,7 @@ class BoltzmannMachine(eqx.Module):
         return cls(
             jnp.asarray(edges.bias, float),
             jnp.asarray(edges.weights, float),
-            jnp.asarray(graph.graph.get("constant", 0.0), float),
+            jnp.asarray(read_constant(graph), float),
             compile_edges(len(edges.labels), edges.ends),
             edges.labels,
             hidden,

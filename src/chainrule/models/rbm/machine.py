@@ -133,6 +133,27 @@ class RBM(eqx.Module):
         bias, visible = made.visible.start(rows.values, rows.observed)
         return cls(weights, bias, visible=visible, hidden=hidden)
 
+    @classmethod
+    def from_graph(cls, graph: nx.Graph) -> "RBM":
+        """The machine of binary units that a bipartite graph describes, such as `graph()` writes.
+
+        Args:
+            graph: nodes of one layer carry `hidden=True`; nodes may carry `bias`, edges `weight` (0 where left out).
+                Columns of data are the visible nodes in the graph's order, features the hidden ones.
+
+        Raises:
+            ValueError: no layer of either kind, edges within one, numbers that are not finite, or a graph that says it is
+                of other `states` than 0 and 1 or has a `constant`.
+
+        Example:
+            >>> import chainrule as cr, networkx as nx
+            >>> graph = nx.Graph([("rain", "cause", {"weight": 2.0}), ("mud", "cause", {"weight": 1.0})])
+            >>> graph.nodes["cause"]["hidden"] = True
+            >>> cr.RBM.from_graph(graph).weights.tolist()
+            [[2.0], [1.0]]
+        """
+        return cls(*graphs.parameters(graph))
+
     # What it is
 
     @property
@@ -156,7 +177,13 @@ class RBM(eqx.Module):
         return not isinstance(self.visible, Gaussian)
 
     def graph(self) -> nx.Graph:
-        """The machine as a bipartite graph of ("v", i) and ("h", j), with `bias` on nodes and `weight` on edges."""
+        """The machine as a bipartite graph of ("v", i) and ("h", j), with `bias` on nodes and `weight` on edges.
+
+        Hidden nodes carry `hidden=True`, so that `BoltzmannMachine.from_graph` and `from_graph` read the same machine.
+
+        Raises:
+            ValueError: units that are not binary, whose parameters a graph cannot carry.
+        """
         return graphs.unit_graph(self)
 
     def factor_graph(self) -> FactorGraph:
