@@ -223,8 +223,8 @@ def check_graph_of(graph: nx.Graph, states: tuple[int, int], what: str) -> None:
     said = read_states(graph)
     if said not in (None, states):
         raise ValueError(
-            f"the graph's weights are for states {said}, those of {what} are {states}: convert by from_ising(*to_ising(graph)) "
-            "or from_qubo(*to_qubo(graph)) of graphs.formats.qubo"
+            f"the graph's weights are for states {said}, those of {what} are {states}: convert it by "
+            "from_ising(*to_ising(graph)) or from_qubo(*to_qubo(graph)) of graphs.formats.qubo"
         )
     if constant := read_constant(graph):
         raise ValueError(

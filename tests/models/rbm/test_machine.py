@@ -134,6 +134,11 @@ def test_missing_units_are_bet_on_from_what_is_there():
     # the value of a missing unit says nothing
     np.testing.assert_array_equal(machine.conditionals(np.ma.masked_array(np.abs(v), v < 0)), found)
     np.testing.assert_allclose(machine.pseudo_log_prob(v[:1])[0], np.log(_alone(machine, 0)[2]), atol=1e-6)
+    # also where nothing can be looked at before it is compiled
+    traced = jax.jit(lambda m, v: (m.pseudo_log_prob(v), m.pseudo_log_prob(v, key=KEY), m.conditionals(v)))
+    exact = machine.pseudo_log_prob(v), machine.pseudo_log_prob(v, key=KEY), found
+    for a, b in zip(traced(machine, jnp.asarray(v)), exact, strict=True):
+        np.testing.assert_allclose(a, b, atol=1e-6)
 
 
 def _alone(machine, i):

@@ -10,7 +10,8 @@ go with variables around μ = ⟨s(v)⟩ and λ = ⟨h⟩, the means over the da
     ∇_W' = ∇_W − ∇_a λᵀ − μ ∇_bᵀ,    ΔW = η ∇_W',    Δa = η ∇_a − ΔW λ,    Δb = η ∇_b − μ ΔW.
 
 This is the algorithm of Melchior, Fischer and Wiskott (2016): what they do to the biases when offsets move is not needed,
-because the machine's own parameters never contain offsets.
+because the machine's own parameters never contain offsets. Where rows miss entries μ is 0: around the mean of a unit that
+a row does not have, its b' would contain weights of that unit.
 """
 
 from functools import partial
@@ -268,7 +269,10 @@ def _step(state: Training, values, observed, method, pace: Pace, key, fill):
     slope = eqx.tree_at(lambda m: m.visible, slope, slow)
 
     hidden_mean = state.hidden_mean + OFFSET_RATE * (data.on.mean(0) - state.hidden_mean)
-    offsets = machine.visible.statistic(visible_mean[None])[0], hidden_mean
+    offset = machine.visible.statistic(visible_mean[None])[0]
+    if observed is not None:  # a unit that a row does not have may not act on it by its mean
+        offset = jnp.zeros_like(offset)
+    offsets = offset, hidden_mean
     direction = centre(slope, *offsets) if method.centred else slope
     if isinstance(machine.visible, Gaussian):
         direction = _in_units_of_data(direction, machine.visible)
