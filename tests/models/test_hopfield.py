@@ -245,6 +245,11 @@ def test_one_trace_for_many_values_and_vmap():
         (lambda: cr.Hopfield(np.zeros((2, 2)), units=("a",)), "1 names for 2 units"),
         (lambda: cr.Hopfield.from_patterns([[1, 0], [0, 1]]), r"patterns\[0, 1\] is 0; .*0/1 values are 2 \* x - 1"),
         (lambda: cr.Hopfield.from_patterns([[1, 0.5]]), r"patterns\[0, 1\] is 0.5; units are -1 or \+1 \(round"),
+        (lambda: cr.Hopfield.from_patterns([[1, -1]], "hebb"), "rule is 'hebb'; wanted"),
+        (
+            lambda: cr.Hopfield.from_patterns(np.ma.masked_array([[1, 1]], [[False, True]])),
+            r"patterns\[0, 1\] is masked",
+        ),
         (lambda: cr.Hopfield.from_patterns([[1, np.nan]]), r"patterns\[0, 1\] is nan"),
         (lambda: cr.Hopfield.from_patterns([1, -1]), r"shape \(2,\)"),
         (lambda: cr.Hopfield.from_patterns(np.zeros((0, 4))), "nothing to store"),

@@ -185,11 +185,13 @@ class Recommender(eqx.Module):
         `Fit.history` is the free energy of the data less that of what the sweeps made of them, at each step.
 
         Raises:
-            ValueError: fewer than one sweep, or as `free_energy`.
+            ValueError: fewer than one sweep, another method than `MiniBatch`, or as `free_energy`.
         """
         if sweeps < 1:
             raise ValueError(f"sweeps is {sweeps}; at least one is needed")
         method = MiniBatch(epochs=30, batch_size=50, learning_rate=5e-3, l2=0.0) if method is None else method
+        if not isinstance(method, MiniBatch):
+            raise ValueError(f"a Recommender is fitted by MiniBatch() and sweeps=…, not by {type(method).__name__}")
         indices, known = self._known(ratings, rated)
         order = method.order(generator(key), len(indices), len(indices))
         pace = minibatch.Pace.of(method, len(order))

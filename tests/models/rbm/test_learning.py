@@ -26,12 +26,15 @@ def test_gradient_with_exact_samples_is_the_exact_gradient():
         np.testing.assert_allclose(a, b, atol=5 * 0.5 / np.sqrt(count))
 
 
-@pytest.mark.parametrize("machine", [gaussian(), categorical()], ids=["gaussian", "softmax"])
+RECTIFIED = binary(0, 3, 2, hidden=cr.units.Rectified())
+
+
+@pytest.mark.parametrize("machine", [gaussian(), categorical(), RECTIFIED], ids=["gaussian", "softmax", "rectified"])
 def test_gradients_are_those_of_free_energies(machine):
     """Both sides given, the gradient is that of a difference of mean free energies, by the whole machine's parameters."""
     rng = np.random.default_rng(0)
     if machine.discrete:
-        x, y = (engine_columns(machine, rng.integers(0, 3, (5, 3))) for _ in range(2))
+        x, y = (engine_columns(machine, rng.integers(0, max(machine.visible.width, 2), (5, 3))) for _ in range(2))
     else:
         x, y = (jnp.asarray(rng.normal(size=(5, 2)), jnp.float32) for _ in range(2))
     found = learning.gradient(machine, learning.look(machine, x), learning.look(machine, y), METHOD)
@@ -52,6 +55,12 @@ def test_variances_that_are_not_learned_stay():
     model = machine.fit(data, method=cr.CD(epochs=3, batch_size=10), key=KEY).model
     np.testing.assert_array_equal(model.visible.log_variance, machine.visible.log_variance)
     assert not np.allclose(model.weights, machine.weights)
+    # so that there may be none in the data
+    data[:, 1] = 1.0
+    model = machine.fit(data, method=cr.CD(epochs=3, batch_size=10), key=KEY).model
+    assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(model))
+    with pytest.raises(ValueError, match="unit 1 is the same in all rows"):
+        cr.RBM(np.ones((2, 3)), visible=cr.units.Gaussian()).fit(data, method=cr.CD(), key=KEY)
 
 
 # Centring
@@ -242,6 +251,16 @@ def methods():
     }
 
 
+def test_rectified_hidden_units_are_fitted():
+    """Log-likelihoods by enumeration of the visible units: most of the way from independent ones to the best."""
+    start = cr.RBM.random(fast_key(1), 6, 4, hidden=cr.units.Rectified(), data=DATA, scale=0.1)
+    fit = start.fit(DATA, method=cr.PCD(epochs=80, batch_size=50, learning_rate=0.1), key=KEY)
+    before = float(start.log_prob(DATA).sum())
+    assert fit.status is cr.Status.MAX_ITERATIONS
+    assert before + 0.5 * (BEST - before) < fit.log_prob < BEST
+    assert fit.log_prob == pytest.approx(float(fit.model.log_prob(DATA).sum()), rel=1e-6)
+
+
 @pytest.mark.parametrize("name", ["PCD", "plain", "CD-5", "fast", "tempered", "adam"])
 def test_every_method_learns_three_patterns(name):
     fit = START.fit(DATA, method=methods()[name], key=KEY)
@@ -324,6 +343,22 @@ def test_divergence_is_said():
     fit = machine.fit(data, method=cr.CD(epochs=20, learning_rate=1e6), key=KEY)
     assert fit.status is cr.Status.DIVERGED
     assert np.isnan(fit.log_prob)
+    # also where a model from before it is kept
+    method = cr.CD(epochs=4, learning_rate=1e6)
+    kept = machine.fit(data, method=method, validation=cr.Validation(first_is_best()), key=KEY)
+    assert kept.status is cr.Status.DIVERGED
+    assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(kept.model))
+
+
+def first_is_best():
+    """A score that no later model reaches."""
+    seen = []
+
+    def score(model):
+        seen.append(model)
+        return -len(seen)
+
+    return score
 
 
 def test_progress_is_shown(capsys):

@@ -22,6 +22,7 @@ import chainrule as cr
 from chainrule.models.rbm import queries
 
 KEY = fast_key(0)
+MASKED = np.ma.masked_array([0, 1, 1, 1], [False, False, True, False])
 RECTIFIED = binary(0, 3, 2, hidden=cr.units.Rectified())
 DISCRETE = pytest.mark.parametrize(
     "machine", [binary(), binary(1, 3, 5), categorical()], ids=["tall", "wide", "softmax"]
@@ -327,6 +328,21 @@ def test_start_from_data_has_their_frequencies():
     np.testing.assert_allclose(np.exp(normal.visible.log_variance), numbers.var(0) / 2, rtol=1e-5)
 
 
+def gaussian_rectified(weights):
+    return cr.RBM(weights, visible=cr.units.Gaussian(), hidden=cr.units.Rectified())
+
+
+# as a fit may leave it, which checks nothing on its way
+BEYOND = jax.tree.map(lambda leaf: leaf * 4, gaussian_rectified([[0.5]]))
+
+
+def test_hidden_units_that_hold_each_other_back_have_a_distribution():
+    """An eigenvalue above 1 is no harm where its direction has both signs; variances count."""
+    machine = gaussian_rectified([[0.9, -0.9]])
+    assert np.isfinite(machine.sample(KEY, 50, sweeps=20)).all()
+    cr.RBM([[2.0]], visible=cr.units.Gaussian([np.log(5.0)]), hidden=cr.units.Rectified())
+
+
 ERRORS = [
     (lambda: cr.RBM(np.zeros(3)), "weights have shape"),
     (lambda: cr.RBM(np.full((2, 2), np.nan)), "weights has entries that are NaN"),
@@ -339,10 +355,22 @@ ERRORS = [
     (lambda: binary().complete(KEY, [np.nan, 1, 1, 1], known=[True, False, False, False]), "missing"),
     (lambda: binary().denoise(KEY, [0, 1, 1, 1], noise=1.5), "noise is 1.5"),
     (lambda: binary().sample(KEY, 0), "at least one"),
+    (lambda: binary().denoise(KEY, [0, 1, 1, 1], sweeps=0), "sweeps is 0"),
+    (lambda: binary().complete(KEY, MASKED, known=np.ones(4, bool)), "row 0, unit 2 is called known"),
+    (lambda: binary().energy([0, 1, 1, 1], [0, 5, 1]), "row 0, hidden unit 1 is 5.0, which Binary"),
+    (lambda: binary().energy([0, 1, 1, 1], [0, 1, np.nan]), "hidden unit 2 is nan"),
+    (lambda: RECTIFIED.energy([0, 1, 1], [0.5, -1.0]), "which Rectified"),
+    (lambda: binary().energy(states(4)[:2], states(3)[:1]), r"h has shape \(1, 3\); these rows of v ask for \(2, 3\)"),
+    (lambda: binary().energy([0, 1, 1, 1], [0, 1]), r"ask for \(3,\)"),
+    (lambda: cr.units.Gaussian([0.0, np.nan]), "log_variance has entries that are NaN"),
     (lambda: binary().tempered(0.0), "must be positive"),
     (lambda: binary(0, 9, 9).log_partition(max_units=8), r"2\^9 values are too many"),
     (lambda: gaussian().conditionals([0.0, 0.0]), "no closed form"),
-    (lambda: binary(hidden=cr.units.Rectified(), visible=cr.units.Gaussian()).log_partition(), "no layer of binary"),
+    (lambda: gaussian_rectified([[0.5]]).log_partition(), "no layer of binary"),
+    (lambda: gaussian_rectified([[2.0]]), "there is no Z"),
+    (lambda: gaussian_rectified([[0.9, 0.9]]), "there is no Z"),  # each alone has one
+    (lambda: BEYOND.sample(KEY, 3), "there is no Z"),
+    (lambda: BEYOND.log_partition_bounds(KEY, [[0.0], [1.0]]), "there is no Z"),
     (lambda: binary().conditionals([0, 1, 1, 1], sites=[4]), "indices of visible units"),
 ]
 

@@ -83,12 +83,17 @@ class Hopfield(Module):
             units: names of the units.
 
         Raises:
-            ValueError: no patterns, or entries that are not ±1; 0/1 patterns are 2·x − 1 here.
+            ValueError: no patterns, entries that are not ±1 (0/1 patterns are 2·x − 1 here), or a rule that is none.
         """
         rows = check_signs(patterns, "patterns", ndim=(2,))
         if not rows.size:
             raise ValueError(f"patterns have shape {rows.shape}; there is nothing to store")
-        return cls((Hebb() if rule is None else rule).couplings(np.asarray(rows, float)), units=units)
+        rule = Hebb() if rule is None else rule
+        if not isinstance(rule, AbstractRule):
+            raise ValueError(
+                f"rule is {rule!r}; wanted hopfield.Hebb(), Storkey(), PseudoInverse() or another AbstractRule"
+            )
+        return cls(rule.couplings(np.asarray(rows, float)), units=units)
 
     @classmethod
     def random(cls, key: Key[Array, ""], num_units: int) -> "Hopfield":

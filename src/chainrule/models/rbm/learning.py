@@ -92,7 +92,7 @@ def outcome(model, state: "Training", status: Status, scores, num_observations: 
         model=model,
         status=status,
         iterations=int(state.step),
-        log_prob=float("nan") if status is Status.DIVERGED else log_prob(),
+        log_prob=log_prob() if _is_finite(state.machine) else float("nan"),
         history=np.asarray(state.history, float),
         restart_objectives=np.zeros(0),
         degenerate=np.zeros(state.machine.num_hidden, bool),
@@ -140,11 +140,16 @@ def descend(
                     break
     done = int(state.step) // (steps // epochs)
     state = state._replace(history=np.asarray(state.history)[:done])
+    status = Status.STOPPED_EARLY if done < epochs else Status.MAX_ITERATIONS
+    if not _is_finite(state.machine):  # whatever was best before
+        status = Status.DIVERGED
     if watch is not None:
         state = state._replace(machine=watch.best)
-    finite = all(bool(jnp.isfinite(leaf).all()) for leaf in jax.tree.leaves(state.machine))
-    status = Status.STOPPED_EARLY if done < epochs else Status.MAX_ITERATIONS
-    return state, status if finite else Status.DIVERGED, None if watch is None else np.array(watch.scores)
+    return state, status, None if watch is None else np.array(watch.scores)
+
+
+def _is_finite(machine) -> bool:
+    return all(bool(jnp.isfinite(leaf).all()) for leaf in jax.tree.leaves(machine))
 
 
 def _means(machine, values, observed) -> np.ndarray:
