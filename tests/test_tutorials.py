@@ -230,7 +230,9 @@ def test_the_story_of_decision_processes_is_true(tmp_path):
 def test_the_story_of_boltzmann_machines_is_true(tmp_path):
     said = run_quickly("boltzmann_machines.py", tmp_path)
 
-    for line in (line for line in said.splitlines() if "by hand" in line and line.startswith("v = ")):
+    tiny = [line for line in said.splitlines() if "by hand" in line and line.startswith("v = ")]
+    assert len(tiny) == 4
+    for line in tiny:
         p, by_hand = (float(found) for found in re.findall(r"(?:p =|hand) (\d\.\d+)", line))
         assert p == pytest.approx(by_hand, abs=2e-4)
     alone, together = numbers(said, "^pseudo-likelihood of a test digit")
@@ -250,9 +252,11 @@ def test_the_story_of_boltzmann_machines_is_true(tmp_path):
     before, after = numbers(said, "^wrong pixels: ")
     assert after < 0.5 * before
     errors = {name: numbers(said, f"^{name}: ")[0] for name in ("discriminative", "hybrid", "generative")}
-    assert max(errors["discriminative"], errors["hybrid"]) < 15
+    assert max(errors["discriminative"], errors["hybrid"]) < 20  # in so few epochs; 90 would be chance
+    mean, ours = (numbers(said, f"^{name}: RMSE")[0] for name in ("mean of the item", "recommender"))
+    assert ours < 0.9 * mean
 
-    figures = ("filters", "samples", "sandwich", "completions", "repairs")
+    figures = ("filters", "samples", "sandwich", "completions", "repairs", "ratings")
     assert {path.name for path in tmp_path.glob("boltzmann_*.png")} == {f"boltzmann_{name}.png" for name in figures}
 
 
@@ -298,12 +302,11 @@ def test_the_story_of_energy_models_is_true(tmp_path):
 
     for name, variance in (("Langevin, step 0.5", 4 / 3), ("MALA, step 0.5", 1), ("HMC", 1)):
         assert numbers(said, f"^ *{name}: variance")[-1] == pytest.approx(variance, abs=0.05)
-    gaussian, contrast, chains, truth = (
-        numbers(said, f"^ *{name}: .* nats")[0]
-        for name in ("a Gaussian", "noise contrast", "persistent chains", "the truth")
+    learned = ("denoising", "sliced", "noise contrast", "persistent chains")
+    gaussian, *found, truth = (
+        numbers(said, f"^ *{name}: .* nats")[0] for name in ("a Gaussian", *learned, "the truth")
     )
-    assert gaussian + 0.3 < contrast < truth + 0.02
-    assert gaussian + 0.7 < chains < truth + 0.02
+    assert all(gaussian + 0.5 < score < truth + 0.02 for score in found)
     learned, by_grid = numbers(said, "log Z learned")[1:]
     assert learned == pytest.approx(by_grid, abs=0.2)
     assert re.search("^ *with retries: ROLLED_BACK", said, flags=re.MULTILINE)

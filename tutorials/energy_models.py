@@ -31,7 +31,7 @@ import numpy as np
 import chainrule as cr
 
 parser = argparse.ArgumentParser(description="Energy models, from Langevin dynamics to digits.")
-parser.add_argument("--quick", action="store_true", help="fewer steps, and two ways of learning instead of four")
+parser.add_argument("--quick", action="store_true", help="smaller networks, fewer chains and steps")
 parser.add_argument("--out", type=Path, default=Path("figures"), help="folder for the figures (default: figures)")
 args, _ = parser.parse_known_args()  # a notebook has arguments of its own
 args.out.mkdir(parents=True, exist_ok=True)
@@ -68,9 +68,10 @@ samplers = {
     "MALA, step 0.5": cr.MALA(0.5, steps=60),
     "HMC": cr.HMC(0.5, leapfrogs=5, steps=60),
 }
-heading("1. The variance of 20 000 draws from N(0, 1)")
+count = 10_000 if args.quick else 20_000
+heading(f"1. The variance of {count} draws from N(0, 1)")
 for name, sampler in samplers.items():
-    draws = bell.sample(key, 20_000, method=sampler)
+    draws = bell.sample(key, count, method=sampler)
     print(f"{name:>18}: variance {float(draws.var()):.3f}")
 print(f"as known for plain Langevin at this step: {1 / (1 - 0.25):.3f}")
 
@@ -143,17 +144,16 @@ def log_prob_on_grid(model, x):
 data, fresh = np.split(np.asarray(walk.samples), [4000])
 truth = log_prob_on_grid(ring, fresh)[0].mean()
 
-untrained = cr.EnergyModel(Bowl(eqx.nn.MLP(2, "scalar", 64, 2, activation=jax.nn.silu, key=key)), shape=2)
-chains = cr.LangevinPCD(cr.Langevin(0.01, steps=20), chains=2000)
+width, walkers, epochs = (32, 400, 12) if args.quick else (64, 2000, 100)
+untrained = cr.EnergyModel(Bowl(eqx.nn.MLP(2, "scalar", width, 2, activation=jax.nn.silu, key=key)), shape=2)
+chains = cr.LangevinPCD(cr.Langevin(0.01, steps=20), chains=walkers)
 objectives = {
     "denoising": cr.DenoisingScoreMatching(0.15),
     "sliced": cr.SlicedScoreMatching(),
     "noise contrast": cr.NoiseContrastive(ratio=4),
     "persistent chains": chains,
 }
-if args.quick:
-    del objectives["sliced"], objectives["denoising"]
-method = cr.MiniBatch(epochs=20 if args.quick else 100, batch_size=200, learning_rate=0.03, average=0.99)
+method = cr.MiniBatch(epochs=epochs, batch_size=200, learning_rate=0.03, average=0.99)
 fits = {name: untrained.fit(data, objective=o, method=method, key=key) for name, o in objectives.items()}
 
 heading("2. Log-likelihood of fresh draws, Z by a grid")
@@ -185,8 +185,8 @@ save(figure, "densities")
 # there, and says so in its status.
 
 # %%
-eager = cr.MiniBatch(epochs=20 if args.quick else 100, batch_size=200, learning_rate=1.0, average=0.99)
-touchy = cr.LangevinPCD(cr.Langevin(0.01, steps=20), chains=2000, max_gap=20.0)
+eager = cr.MiniBatch(epochs=epochs, batch_size=200, learning_rate=1.0, average=0.99)
+touchy = cr.LangevinPCD(cr.Langevin(0.01, steps=20), chains=walkers, max_gap=20.0)
 rescued = untrained.fit(
     data, objective=touchy, method=eager, safeguard=cr.Safeguard(period=20, retries=20, slower=0.3), key=key
 )
@@ -237,11 +237,11 @@ class Reader(eqx.Module):
         return self.layers(x) - (x**2).sum() / 8  # far away from all images, energies rise
 
 
-reader = Reader(eqx.nn.MLP(196, 10, 128, 2, activation=jax.nn.silu, key=key))
+reader = Reader(eqx.nn.MLP(196, 10, 64 if args.quick else 128, 2, activation=jax.nn.silu, key=key))
 joint = cr.JointEnergyModel(reader, shape=196)
-epochs = 10 if args.quick else 60
+epochs, walkers = (6, 200) if args.quick else (60, 1000)
 images = cr.LangevinPCD(
-    cr.Langevin(0.02, steps=10 if args.quick else 20, noise=0.05), chains=1000, penalty=1e-3, restart=0.05
+    cr.Langevin(0.02, steps=10 if args.quick else 20, noise=0.05), chains=walkers, penalty=1e-3, restart=0.05
 )
 fit = joint.fit(
     train, classes, objective=images, method=cr.MiniBatch(epochs=epochs, batch_size=100, learning_rate=3e-3), key=key

@@ -5,7 +5,7 @@ import numpy as np
 import pairwise_cases as cases
 import pytest
 
-from chainrule.forms.layouts import Bipartite, Dense, Neighbours
+from chainrule.forms.layouts import Bipartite, Dense, Lattice, Neighbours
 from chainrule.graphs.colouring import colour, slices
 from chainrule.graphs.couplings import compile_edges, lattice_sides, read_graph
 
@@ -109,6 +109,18 @@ def test_lattices_are_recognised():
     assert sides(twisted) is None
 
 
+def test_sites_of_a_torus_are_those_of_its_layout():
+    names = np.random.default_rng(0).permutation(np.array(nx.grid_2d_graph(4, 6).nodes)).tolist()
+    graph = nx.Graph()
+    graph.add_nodes_from(map(tuple, names))
+    graph.add_edges_from(nx.grid_2d_graph(4, 6, periodic=True).edges)
+    edges = read_graph(graph)
+    compiled = compile_edges(24, edges.ends, labels=edges.labels)
+    assert compiled.sides == (4, 6)
+    np.testing.assert_array_equal(Lattice(1.0, 4, 6).sites[compiled.sites], edges.labels)
+    assert compile_edges(24, edges.ends).sides is None
+
+
 def test_graphs_are_read_with_their_names():
     graph = nx.Graph()
     graph.add_node("a", bias=2)
@@ -144,6 +156,9 @@ def test_edges_that_cannot_be_are_refused():
         compile_edges(3, np.array([[0, 1], [1, 0]]))
     with pytest.raises(ValueError, match="coupled with itself"):
         compile_edges(3, np.array([[0], [0]]))
+    for bad in (-1, 3):
+        with pytest.raises(ValueError, match=f"ends at node {bad}; nodes are 0 … 2"):
+            compile_edges(3, np.array([[0], [bad]]), Dense)
     with pytest.raises(ValueError, match="own neighbour"):
         colour(3, np.array([[0], [0]]))
     with pytest.raises(ValueError, match="not bipartite"):

@@ -113,6 +113,11 @@ def test_many_stops_find_log_z_and_say_how_well():
     assert float(ends.estimate) == pytest.approx(truth, abs=0.1)
 
 
+def test_ends_without_a_known_error_are_not_called_tight():
+    one = [jnp.asarray(x) for x in (2.0, 2.1, jnp.nan, jnp.nan, 1.0, 1.0)]
+    assert annealing.Sandwich(*one).status is annealing.SandwichStatus.WIDE
+
+
 def test_the_standard_error_is_the_spread_of_estimates():
     *model, _ = machine(0)
     betas = jnp.linspace(0, 1, 6)

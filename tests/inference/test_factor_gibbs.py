@@ -106,12 +106,27 @@ def test_a_variable_without_a_possible_state_stays():
     np.testing.assert_array_equal(after, [[0, 1], [1, 0]])
 
 
+def test_assignments_that_cannot_be_are_not_returned():
+    """Four bits that are all 0 or all 1: from a random start, a third of the chains never gets there."""
+    table = np.full((2,) * 4, -np.inf)
+    table[0, 0, 0, 0] = table[1, 1, 1, 1] = 0
+    graph = cr.FactorGraph(dict.fromkeys("abcd", 2), [(tuple("abcd"), table)])
+    with pytest.raises(ValueError, match=r"of 400 samples have probability 0.*given"):
+        graph.sample(KEY, 400, sweeps=20)
+    with pytest.raises(ValueError, match="1 of 1 samples have probability 0"):
+        graph.sample(KEY, sweeps=5, given={"a": 0, "b": 1})
+    held = graph.sample(KEY, 400, sweeps=20, given={"a": 1, "b": 1, "c": 1})
+    assert (np.asarray(held) == 1).all()
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
         ({"given": {"z": 0}}, "unknown variable"),
         ({"given": {"a": 5}}, "unknown state of 'a'"),
         ({"sweeps": 0}, "one of each"),
+        ({"beta": np.nan}, "beta is nan"),
+        ({"beta": 0.0}, "beta is 0.0"),
     ],
 )
 def test_what_cannot_be_is_refused(options, message):

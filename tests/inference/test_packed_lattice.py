@@ -74,6 +74,12 @@ def test_with_a_field_it_is_what_the_plain_engine_draws():
     np.testing.assert_allclose(drawn @ drawn.T / 16_000, (x * probs) @ x.T, atol=4.5 / np.sqrt(16_000))
 
 
+def test_counts_are_not_limited_to_32_bits():
+    """2³² bits that are set, which are never laid out in memory: the mean over 256 chains is the number of sites."""
+    full = jax.jit(lambda word: packed_lattice.mean_count(jnp.broadcast_to(word, (4096, 4096, 8)), jnp.float32))
+    assert float(full(jnp.uint32(2**32 - 1))) == 2**24
+
+
 def test_couplings_biases_and_temperatures_compile_nothing():
     words = packed_lattice.random_words(jax.random.key(1), a_lattice())
     packed_lattice.run(jax.random.key(2), words, a_lattice(), 3, 0.5)

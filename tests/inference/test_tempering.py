@@ -85,6 +85,26 @@ def test_other_temperatures_compile_nothing():
     assert (tempering.simulated_annealing._cache_size(), tempering.parallel_tempering._cache_size()) == sizes
 
 
+def test_every_gap_is_tried_in_every_turn():
+    """Without couplings all states are alike and every exchange takes place, from the first turn on."""
+    model = Pairwise(jnp.zeros(2), Dense(jnp.zeros((2, 2))))
+    state = tempering.start(START, model, 4, 3)
+    found = tempering.parallel_tempering(KEY, state, model, jnp.array([0.1, 0.5, 1.0]), 1)
+    assert found.swap_rates.tolist() == [1, 1]
+
+
+def test_states_of_other_models_are_refused():
+    model = Pairwise(jnp.zeros(2), Dense(jnp.zeros((2, 2))))
+    wrong, betas = jnp.zeros((5, 3), jnp.int8), jnp.array([0.5, 1.0])
+    for call in (
+        lambda: gibbs.run(KEY, wrong, model, 3),
+        lambda: tempering.simulated_annealing(KEY, wrong, model, betas),
+        lambda: tempering.parallel_tempering(KEY, jnp.zeros((5, 3, 2), jnp.int8), model, betas, 3),
+    ):
+        with pytest.raises(ValueError, match=r"state has shape \(5, 3.*asks for \(2, chains"):
+            call()
+
+
 @pytest.mark.parametrize(("levels", "betas"), [(1, [1.0]), (2, [0.1, 0.5, 1.0])])
 def test_a_ladder_has_a_level_for_each_copy_and_two_at_least(levels, betas):
     model = Pairwise(jnp.zeros(2), Dense(jnp.array([[0.0, 1.0], [1.0, 0.0]])))

@@ -15,6 +15,7 @@ from chainrule.models.boltzmann import learning
 from chainrule.models.boltzmann.data import uniform_lattice
 
 KEY = jax.random.key(0, impl="philox2x32")
+MASKED = np.ma.masked_array(np.ones((2, 5), int), [[False, True, False, False, False], [False] * 5])
 
 
 def a_graph(**hidden) -> nx.Graph:
@@ -123,6 +124,16 @@ def test_the_exact_fit_finds_the_distribution_and_its_gradient_vanishes():
     np.testing.assert_allclose(x.T @ p, rows.mean(0), atol=2e-3)
 
 
+def test_the_exact_fit_of_other_data_compiles_nothing():
+    start = cr.BoltzmannMachine.from_graph(a_graph())
+    start.fit(every_state((0, 1))[:20])
+    before = learning._exact_fit._cache_size()
+    rows = every_state((0, 1))[[3, 3, 8]]
+    fit = start.fit(rows)
+    assert learning._exact_fit._cache_size() == before
+    assert fit.log_prob == pytest.approx(float(fit.model.log_prob(rows).sum()), rel=1e-5)
+
+
 def test_hidden_nodes_are_fitted_too():
     truth = cr.BoltzmannMachine.from_graph(a_graph(), hidden=["c"])
     rows = np.asarray(truth.sample(KEY, 2000))[:, [0, 1, 3, 4]]
@@ -169,6 +180,7 @@ def test_a_large_torus_is_drawn_in_words():
     graph.add_edges_from(nx.grid_2d_graph(32, 32, periodic=True).edges, weight=0.3)
     machine = cr.BoltzmannMachine.from_graph(graph, states=(-1, 1))
     assert uniform_lattice(machine) is not None
+    assert machine.couplings.sides == (32, 32)
     drawn = machine.sample(KEY, 300, sweeps=60)
     assert drawn.shape == (300, 1024)
     packed = np.asarray(machine.energy(drawn), float)
@@ -178,6 +190,49 @@ def test_a_large_torus_is_drawn_in_words():
     error = np.hypot(packed.std(), plain.std()) / np.sqrt(300)
     assert abs(packed.mean() - plain.mean()) < 4 * error
     assert machine.sample(KEY, sweeps=2).shape == (1024,)
+    before = learning.on_lattice._cache_size()
+    stronger = eqx.tree_at(lambda m: (m.weights, m.bias), machine, (2 * machine.weights, machine.bias + 1))
+    assert stronger.sample(KEY, sweeps=3).mean() > 0.9
+    assert learning.on_lattice._cache_size() == before
+
+
+def test_annealing_finds_the_lowest_energy_in_the_order_of_nodes():
+    """Of bits with names, one held or none, by enumeration; whatever the scale of the problem."""
+    for scale in (1e-3, 1e3):
+        graph = nx.Graph()
+        for name, bias in zip("edcba", (0.3, -0.5, 0.2, 0.0, -0.2), strict=True):
+            graph.add_node(name, bias=scale * bias)
+        for pair, weight in zip(("ab", "bc", "ca", "cd", "de"), (1.0, -0.7, 0.5, 0.9, -1.2), strict=True):
+            graph.add_edge(*pair, weight=scale * weight)
+        machine = cr.BoltzmannMachine.from_graph(graph)
+        x = every_state((0, 1))
+        energies = np.asarray(machine.energy(x))
+        for given, possible in (({}, x[:, 0] >= 0), ({"e": 1, "a": 0}, (x[:, 0] == 1) & (x[:, 4] == 0))):
+            found = machine.anneal(KEY, 16, sweeps=100, given=given)
+            np.testing.assert_allclose(machine.energy(found.states.T), found.energies, rtol=1e-5)
+            assert float(found.energies.min()) == pytest.approx(energies[possible].min(), rel=1e-5)
+            np.testing.assert_array_equal(found.best, x[possible][energies[possible].argmin()])
+    assert machine.anneal(KEY, 4, betas=np.linspace(0.1, 1, 7)).states.shape == (5, 4)
+
+
+def test_tempering_weighs_modes_in_the_order_of_nodes():
+    """Five spins that all agree, up or down: chains of `sample` keep their side, tempered ones have the distribution."""
+    graph = a_graph()
+    nx.set_edge_attributes(graph, 2.0, "weight")
+    machine = cr.BoltzmannMachine.from_graph(graph, states=(-1, 1))
+    found = machine.temper(KEY, 2, num_chains=2000, thin=40, burn=40)
+    assert found.records.shape == (2, 2000, 5)
+    assert found.swap_rates.shape == (15,)
+    assert (found.swap_rates > 0.1).all()
+    counts = np.bincount((np.asarray(found.records[1]) > 0) @ (2 ** np.arange(5)[::-1]), minlength=32)
+    assert cases.chi_square(counts, np.exp(machine.log_prob(every_state((-1, 1))))) > 1e-3
+
+
+def test_no_random_number_is_used_twice():
+    """jax follows every key from where it is made, and refuses one that two draws would share."""
+    machine = cr.BoltzmannMachine.from_graph(a_graph(), hidden=["c"])
+    with jax.debug_key_reuse(True):
+        machine.fit(np.eye(4, dtype=int), method=cr.PCD(epochs=1, batch_size=2, chains=3), key=jax.random.key(5))
 
 
 @pytest.mark.parametrize("layout", cases.LAYOUTS)
@@ -200,6 +255,21 @@ def test_log_z_of_tori_in_every_layout(layout):
         (lambda m: m.sample(KEY, given={"z": 1}), "unknown node 'z'"),
         (lambda m: m.sample(KEY, given={"a": 3}), "'a' is given 3"),
         (lambda m: m.sample(KEY, 0), "at least one"),
+        (lambda m: m.sample(KEY, 2, beta=np.nan), "inverse temperatures are nan"),
+        (lambda m: m.anneal(KEY, betas=[0.1, np.inf]), "inverse temperatures are"),
+        (lambda m: m.anneal(KEY, sweeps=0), "sweeps 0"),
+        (lambda m: m.temper(KEY, 2, betas=1.0), "wanted a vector"),
+        (lambda m: m.temper(KEY, 0), "num_samples is 0"),
+        (lambda m: m.temper(KEY, 1, betas=[1.0]), "at least two"),
+        (lambda m: m.complete(KEY, [0] * 5, known=[True] * 5, sweeps=0), "sweeps is 0"),
+        (lambda m: m.complete(KEY, [0] * 5, known=[np.nan, 0.0, 2.0, 0.0, 1.0]), "dtype float64; wanted booleans"),
+        (lambda m: m.complete(KEY, [0] * 5, known=[True] * 4), r"shape \(4,\)"),
+        (lambda m: m.complete(KEY, MASKED[0], known=[True] * 5), r"values\[1\] is called known"),
+        (lambda m: m.fit(MASKED), r"values\[0, 1\] is masked"),
+        (lambda m: m.log_prob(MASKED[0]), r"values\[1\] is masked"),
+        (lambda m: m.annealed_log_partition(KEY, chains=1), "chains is 1"),
+        (lambda m: m.annealed_log_partition(KEY, stops=1), "stops is 1"),
+        (lambda m: m.annealed_log_partition(KEY, burn=0), "burn is 0"),
         (lambda m: m.fit(np.zeros((0, 5))), "no rows"),
         (lambda m: m.fit(np.zeros((3, 5)), method=cr.EM()), "not by EM"),
         (lambda m: m.fit(np.zeros((3, 5)), method=cr.PCD()), "key"),

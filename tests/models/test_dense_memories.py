@@ -169,6 +169,8 @@ def test_under_jit_vmap_and_grad():
         (lambda: cr.retrieve([[1.0]], [np.inf], 1.0), r"query\[0\] is inf"),
         (lambda: cr.retrieve([[1.0]], [1.0], -1.0), "beta is -1.0"),
         (lambda: cr.retrieve([[1.0]], [1.0], [1.0]), "wanted one number"),
+        (lambda: cr.retrieve([[1.0]], [1.0], 1.0, values=[[np.nan]]), r"values\[0, 0\] is nan"),
+        (lambda: cr.DenseMemory([[1, -1]], "exp"), "interaction is 'exp'; wanted"),
         (lambda: cr.retrieve([[1.0]], [1.0], 1.0, values=[[1.0], [2.0]]), r"values have shape \(2, 1\)"),
     ],
 )

@@ -59,6 +59,10 @@ def test_energies_and_scores():
     known = cr.EnergyModel(Quadratic(MEAN, PRECISION), 2, LOG_Z)
     np.testing.assert_allclose(known.log_prob(x), -np.asarray(model.energy(x)) - LOG_Z, rtol=1e-5)
     assert repr(model) == "EnergyModel(shape (2,))"
+    assert cr.EnergyModel(Quadratic(), np.int64(2)).shape == (2,)
+    assert cr.JointEnergyModel(lambda x: x, np.int64(2)).shape == (2,)
+    with pytest.raises(ValueError, match=r"shape is 2\.5; wanted a whole number"):
+        cr.EnergyModel(Quadratic(), 2.5)
 
 
 def test_under_jit_vmap_and_grad_saved_and_frozen(tmp_path):

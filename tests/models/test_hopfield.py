@@ -9,9 +9,13 @@ import numpy as np
 import pytest
 
 import chainrule as cr
+from chainrule.graphs.formats.qubo import from_ising, from_qubo
 from chainrule.models.hopfield import Hebb, PseudoInverse, RecallStatus, Storkey
 
 RULES = pytest.mark.parametrize("rule", [Hebb(), Storkey(), PseudoInverse()], ids=lambda r: type(r).__name__)
+
+HIDDEN = nx.Graph([(0, 1, {"weight": 1.0})])
+HIDDEN.add_node(1, hidden=True)
 
 
 def random_patterns(count, size, seed=0):
@@ -203,6 +207,10 @@ def test_graphs_and_back():
     assert {(u, v): w for u, v, w in again.edges(data="weight")} == {("a", "b"): -1, ("b", "c"): 2}
     assert again.nodes["a"] == {"bias": 0.5}
     assert nx.utils.graphs_equal(again, cr.Hopfield.from_graph(again).graph())
+    machine = cr.BoltzmannMachine.from_graph(again)  # the graph says that its weights are for spins
+    states = np.array(list(itertools.product([-1, 1], repeat=3)))
+    np.testing.assert_allclose(machine.energy(states), model.energy(states), atol=1e-6)
+    assert nx.utils.graphs_equal(cr.Hopfield.from_graph(machine.graph()).graph(), again)
 
 
 def test_one_trace_for_many_values_and_vmap():
@@ -237,11 +245,19 @@ def test_one_trace_for_many_values_and_vmap():
         (lambda: cr.Hopfield(np.zeros((2, 2)), units=("a",)), "1 names for 2 units"),
         (lambda: cr.Hopfield.from_patterns([[1, 0], [0, 1]]), r"patterns\[0, 1\] is 0; .*0/1 values are 2 \* x - 1"),
         (lambda: cr.Hopfield.from_patterns([[1, 0.5]]), r"patterns\[0, 1\] is 0.5; units are -1 or \+1 \(round"),
+        (lambda: cr.Hopfield.from_patterns([[1, -1]], "hebb"), "rule is 'hebb'; wanted"),
+        (
+            lambda: cr.Hopfield.from_patterns(np.ma.masked_array([[1, 1]], [[False, True]])),
+            r"patterns\[0, 1\] is masked",
+        ),
         (lambda: cr.Hopfield.from_patterns([[1, np.nan]]), r"patterns\[0, 1\] is nan"),
         (lambda: cr.Hopfield.from_patterns([1, -1]), r"shape \(2,\)"),
         (lambda: cr.Hopfield.from_patterns(np.zeros((0, 4))), "nothing to store"),
         (lambda: cr.Hopfield.from_graph(nx.DiGraph([(0, 1)])), "both ways"),
         (lambda: cr.Hopfield.from_graph(nx.Graph([(0, 0, {"weight": 1.0})])), "unit 0 has a self-loop"),
+        (lambda: cr.Hopfield.from_graph(from_qubo({(0, 1): 1.0})), r"for states \(0, 1\), those of a Hopfield"),
+        (lambda: cr.Hopfield.from_graph(from_ising({}, {(0, 1): 1.0}, 3.0)), "constant -3.0"),
+        (lambda: cr.Hopfield.from_graph(HIDDEN), "unit 1 is hidden"),
         (lambda: cr.Hopfield.from_graph(nx.Graph([(0, 1)])), "the edge 0 — 1 has no weight"),
         (lambda: cr.Hopfield(np.zeros((2, 2))).recall([1, 1, 1]), r"shape \(3,\)"),
         (lambda: cr.Hopfield(np.zeros((2, 2))).recall([1, 0]), r"probe\[1\] is 0"),

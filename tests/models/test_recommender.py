@@ -133,19 +133,22 @@ def test_it_beats_the_baseline_on_ratings_it_has_not_seen(story):
     assert lists[0].ndcg > lists[1].ndcg
 
 
-def test_nothing_of_the_test_ratings_leaks_into_predictions(story):
-    train, test, fit = story
-    other = cr.Ratings(np.where(test.rated, 6 - test.table, NAN))  # every test rating turned round
-    before = fit.model.predict_probs(train, rated=train.rated | test.rated)
-    after = fit.model.predict_probs(train, rated=train.rated | other.rated)
-    np.testing.assert_array_equal(before, after)
-    together = np.where(train.rated, train.table, test.table)
-    for held_out in (test, other):
-        full = cr.Ratings(np.where(train.rated, train.table, held_out.table))
-        again = cr.Ratings(np.where(test.rated, NAN, full.table))
-        np.testing.assert_array_equal(fit.model.predict_probs(again), fit.model.predict_probs(train))
-    # the check can fail: given the test ratings, predictions move
-    assert (fit.model.predict_probs(cr.Ratings(together)) != fit.model.predict_probs(train)).any()
+def test_nothing_of_the_test_ratings_leaks_into_predictions():
+    """All of the way, twice: only grades of the test set differ, from before the split on, and no prediction does."""
+    whole = cr.Ratings.latent_factors(jax.random.key(0), 60, 20, share=0.35)
+    _, aside = whole.split(jax.random.key(1), 0.2)
+    found = []
+    for grades in (whole.table, np.where(aside.rated, 6 - whole.table, whole.table), 6 - whole.table):
+        train, test = cr.Ratings(grades).split(jax.random.key(1), 0.2)
+        start = cr.Recommender.random(jax.random.key(2), train, num_hidden=4)
+        method = cr.MiniBatch(epochs=3, batch_size=20, learning_rate=0.05)
+        model = start.fit(train, method=method, key=jax.random.key(3), rated=whole.rated).model
+        scores = cr.evaluation.rating_scores(test.table, model.predict(train))
+        found.append((model.predict_probs(train, rated=whole.rated), model.recommend(train, 3), scores.rmse))
+    np.testing.assert_array_equal(found[0][0], found[1][0])
+    assert found[0][1] == found[1][1]
+    assert found[0][2] != found[1][2]  # the scores do depend on them
+    assert (found[0][0] != found[2][0]).any()  # and predictions on grades of the training set
 
 
 def test_users_do_not_depend_on_each_other_or_on_blocks(story):
@@ -201,6 +204,15 @@ def test_files_that_are_not(tmp_path, text, message):
         cr.Ratings.read(path)
 
 
+def test_what_is_masked_is_not_rated():
+    given = np.ma.masked_array([[1, 5], [2, 9]], [[False, True], [False, True]])
+    assert R(given).rated.tolist() == [[True, False], [True, False]]
+    table = np.array([[1.0, NAN]])
+    ratings = R(table)
+    table[0, 0] = 99.0  # the caller's array is the caller's
+    assert ratings.table[0, 0] == 1
+
+
 def test_made_up_ratings_and_splits():
     ratings = cr.Ratings.latent_factors(jax.random.key(0), 300, 40, share=0.25)
     assert ratings.rated.mean() == pytest.approx(0.25, abs=0.02)
@@ -239,6 +251,8 @@ R = cr.Ratings
         (lambda: R([[1.0], [1.0]], users=("a", "a")), "'a' is there twice"),
         (lambda: R.from_triples([(1, 2, 3.0), (1, 2, 3.0)]), "user 1 rated item 2 twice"),
         (lambda: R.from_triples([(1, 2, 3.0)], items=[5]), "not among the names"),
+        (lambda: R.from_triples([(1, 2, NAN)] * 2), "the rating of 2 by 1 is NaN"),
+        (lambda: small().fit(R(ROWS, (1, 2, 3)), method=cr.CD(), key=jax.random.key(0)), "not by CD"),
         (lambda: R.latent_factors(jax.random.key(0), 0, 3), "0 users"),
         (lambda: R([[1.0]]).split(jax.random.key(0), 1.0), "share is 1.0"),
         (lambda: cr.Recommender(np.zeros((2, 3)), 0, 0, 0), r"shape \(2, 3\)"),

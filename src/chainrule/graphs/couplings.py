@@ -3,6 +3,7 @@
 What is compiled here depends on structure alone. Weights go in later, as often as they change, by one gather.
 """
 
+import dataclasses
 import itertools
 from collections.abc import Hashable, Sequence
 from typing import NamedTuple
@@ -13,7 +14,7 @@ import networkx as nx
 import numpy as np
 from jaxtyping import Array, Float, Int
 
-from ..forms.layouts import Bipartite, Dense, Lattice, Neighbours, as_floats
+from ..forms.layouts import Bipartite, Dense, Neighbours, as_floats
 from ..forms.pairwise import Pairwise
 from .colouring import adjacency, colour, slices
 
@@ -30,7 +31,9 @@ class Couplings(eqx.Module):
         rank: the form's number of each node of the caller.
         slots: for each entry of the layout's tables the number of its edge; one past the last for none.
         index: for `Neighbours`, whom the entries name; empty otherwise.
+        sites: where the graph is a torus, the number of each of the caller's nodes in a `Lattice`; empty otherwise.
         two_layers: whether a table that names nobody is one of two layers.
+        sides: rows and columns of the torus, or None.
     """
 
     ends: Int[Array, "2 edge"]
@@ -38,7 +41,9 @@ class Couplings(eqx.Module):
     rank: Int[Array, " node"]
     slots: tuple[Int[Array, "some other"], ...]
     index: tuple[Int[Array, "some other"], ...]
+    sites: Int[Array, " node"]
     two_layers: bool = eqx.field(static=True)
+    sides: tuple[int, int] | None = eqx.field(static=True)
 
     @property
     def layout(self) -> type:
@@ -70,16 +75,20 @@ class Couplings(eqx.Module):
         return (state @ state.T)[first, second] / state.shape[1]  # a product, though of all pairs, is faster
 
 
-def compile_edges(num_nodes: int, ends: Int[np.ndarray, "2 edge"], layout: type | None = None) -> Couplings:
+def compile_edges(
+    num_nodes: int, ends: Int[np.ndarray, "2 edge"], layout: type | None = None, *, labels: Sequence[Hashable] = ()
+) -> Couplings:
     """Choose a layout, colour the nodes and number them anew.
 
     Args:
         num_nodes: how many nodes there are, at least one.
         ends: both ends of every edge, shape (2, edge), each pair once.
         layout: `Dense`, `Bipartite` or `Neighbours`, instead of the one that suits.
+        labels: names of the nodes, by which a torus is recognised; see `lattice_sides`.
 
     Raises:
-        ValueError: no nodes; an edge from a node to itself; a pair listed twice; or `Bipartite` for a graph that is not.
+        ValueError: no nodes; an edge to a node that there is not, or from a node to itself; a pair listed
+            twice; or `Bipartite` for a graph that is not.
 
     Example:
         >>> import numpy as np
@@ -91,6 +100,15 @@ def compile_edges(num_nodes: int, ends: Int[np.ndarray, "2 edge"], layout: type 
         raise ValueError("a graph without nodes has no distribution")
     ends = np.asarray(ends, np.int64).reshape(2, -1)
     _check_edges(num_nodes, ends)
+    sides = lattice_sides(labels, ends) if labels else None
+    found = _compile(num_nodes, ends, layout)
+    if sides is None:
+        return found
+    sites = jnp.asarray(lattice_sites(labels, sides), jnp.int32)
+    return dataclasses.replace(found, sites=sites, sides=sides)
+
+
+def _compile(num_nodes, ends, layout) -> Couplings:
     num_edges = ends.shape[1]
     dense = layout is None and _is_dense(num_edges, num_nodes * (num_nodes - 1) // 2, num_nodes)
     if layout is Dense or (dense and num_edges > num_nodes**2 // 4):  # so many edges leave no two sides
@@ -117,6 +135,8 @@ def compile_edges(num_nodes: int, ends: Int[np.ndarray, "2 edge"], layout: type 
 
 
 def _check_edges(num_nodes, ends):
+    if (outside := (ends < 0) | (ends >= num_nodes)).any():
+        raise ValueError(f"an edge ends at node {ends[outside][0]}; nodes are 0 … {num_nodes - 1}")
     if (loops := ends[0] == ends[1]).any():
         raise ValueError(
             f"node {ends[0][loops][0]} is coupled with itself; of a bit that is a bias, of a spin a constant"
@@ -161,7 +181,7 @@ def _neighbours(num_nodes, ends, colours) -> Couplings:
 def _couplings(ends, order, slots, index, layout) -> Couplings:
     ends, order, rank = (jnp.asarray(a, jnp.int32) for a in (ends, order, np.argsort(order)))
     slots, index = (tuple(jnp.asarray(a, jnp.int32) for a in tables) for tables in (slots, index))
-    return Couplings(ends, order, rank, slots, index, layout is Bipartite)
+    return Couplings(ends, order, rank, slots, index, jnp.zeros(0, jnp.int32), layout is Bipartite, None)
 
 
 class Edges(NamedTuple):
@@ -192,6 +212,45 @@ def read_graph(graph: nx.Graph) -> Edges:
     bias = _numbers((b for _, b in graph.nodes(data="bias", default=0.0)), "bias of node", number)
     weights = _numbers((w for _, _, w in listed), "weight of edge", graph.edges)
     return Edges(tuple(number), bias, ends, weights)
+
+
+def read_states(graph: nx.Graph) -> tuple[int, int] | None:
+    """The two values that a graph's weights are for, where it says so by the attribute `states`.
+
+    Raises:
+        ValueError: others than (0, 1) and (−1, 1), the lower one first.
+    """
+    said = graph.graph.get("states")
+    if said is None:
+        return None
+    for known in ((0, 1), (-1, 1)):
+        if tuple(said) == known:
+            return known
+    raise ValueError(f"the graph's states are {said!r}; wanted (0, 1) or (-1, 1)")
+
+
+def read_constant(graph: nx.Graph) -> float:
+    """The attribute `constant` of a graph, 0 where it is left out.
+
+    Raises:
+        ValueError: one that is not a finite number.
+    """
+    return float(_numbers([graph.graph.get("constant", 0.0)], "constant of", ["the graph"])[0])
+
+
+def check_graph_of(graph: nx.Graph, states: tuple[int, int], what: str) -> None:
+    """Raise a ValueError where a graph's weights are for other values than those of a model, or shift its energy."""
+    said = read_states(graph)
+    if said not in (None, states):
+        raise ValueError(
+            f"the graph's weights are for states {said}, those of {what} are {states}: convert it by "
+            "from_ising(*to_ising(graph)) or from_qubo(*to_qubo(graph)) of graphs.formats.qubo"
+        )
+    if constant := read_constant(graph):
+        raise ValueError(
+            f"the graph has the constant {constant}, and the energy of {what} has none: set graph.graph['constant'] = 0, "
+            "which changes no probability"
+        )
 
 
 def _numbers(values, kind: str, names) -> np.ndarray:
@@ -228,7 +287,7 @@ def lattice_sides(labels: Sequence[Hashable], ends: Int[np.ndarray, "2 edge"]) -
     return (rows, columns) if (steps == np.array([[0, 1]])).all() else None
 
 
-def lattice_order(labels: Sequence[Hashable], lattice: Lattice) -> Int[np.ndarray, " node"]:
-    """The caller's number of each node of a lattice."""
-    number = {label: i for i, label in enumerate(labels)}
-    return np.array([number[tuple(site)] for site in lattice.sites.tolist()])
+def lattice_sites(labels: Sequence[Hashable], sides: tuple[int, int]) -> Int[np.ndarray, " node"]:
+    """The number that a `Lattice` gives each node (row, column): the even sublattice first, each row by row."""
+    row, column = np.array(labels).T
+    return (row + column) % 2 * (sides[0] * sides[1] // 2) + row * (sides[1] // 2) + column // 2

@@ -195,7 +195,7 @@ class FactorGraph:
             key: random key; on CPUs `jax.random.key(seed, impl="philox2x32")` is fastest.
             num_samples: how many; None gives one without an axis of samples.
             sweeps: how long every chain runs. Strong factors make chains forget their start slowly; tables with −inf may
-                keep them from some states for good.
+                keep them from some states for good, possible ones too, which nothing here can notice.
             beta: inverse temperature: samples are of p^β.
             given: states of some variables, by their names, that are held.
 
@@ -203,7 +203,8 @@ class FactorGraph:
             Numbers of states, shape (sample, variable), variables in the order of `variables`.
 
         Raises:
-            ValueError: an unknown variable or state, or fewer than one sample or sweep.
+            ValueError: an unknown variable or state, a β that is not positive, fewer than one sample or sweep, or a chain
+                that has not come to an assignment of positive probability.
 
         Example:
             >>> import chainrule as cr, jax

@@ -186,7 +186,10 @@ class Sandwich(eqx.Module):
             return SandwichStatus.DIVERGED
         if gap < -4 * error and gap < -1e-3 * self.tolerance:  # the second for ends that agree to rounding
             return SandwichStatus.CROSSED
-        return SandwichStatus.TIGHT if abs(gap) <= self.tolerance else SandwichStatus.WIDE
+        known = jnp.isfinite(
+            error
+        )  # of a single chain there is no error, and so no knowing how far the ends may be off
+        return SandwichStatus.TIGHT if known and abs(gap) <= self.tolerance else SandwichStatus.WIDE
 
     def __repr__(self):
         return f"Sandwich({float(self.lower):.6g} to {float(self.upper):.6g}, {self.status.name})"

@@ -73,6 +73,7 @@ def run(
 
 @partial(jax.jit, static_argnames="count")
 def fresh(key, model: Factors, count: int, sweeps, beta, clamp, given):
-    """Chains after some sweeps from a random start."""
+    """Chains after some sweeps from a random start, and whether each ended in a state that is possible."""
     start, draw = jax.random.split(key)
-    return run(draw, random_state(start, model, count, given=given, clamp=clamp), model, sweeps, beta, clamp)
+    state = run(draw, random_state(start, model, count, given=given, clamp=clamp), model, sweeps, beta, clamp)
+    return state, model.score(state) > -jnp.inf

@@ -40,6 +40,12 @@ def low(model: Pairwise) -> int:
     return -1 if model.spins else 0
 
 
+def check_state(state, model: Pairwise) -> None:
+    """Raise a ValueError where states do not have a row for each node."""
+    if state.ndim != 2 or state.shape[0] != model.num_nodes:
+        raise ValueError(f"state has shape {state.shape}; {model!r} asks for ({model.num_nodes}, chains)")
+
+
 def sweep(
     key: Key[Array, ""],
     state: Int[Array, "node chain"],
@@ -60,7 +66,11 @@ def sweep(
         beta: inverse temperature, one for all or one for each chain.
         clamp: true where a node keeps its value, shape (node, chain), or (node, 1) for all chains.
         reverse: whether slices go from last to first.
+
+    Raises:
+        ValueError: states that are not (nodes of the model, chains).
     """
+    check_state(state, model)
     beta = jnp.asarray(beta, model.bias.dtype)
     if isinstance(model.coupling, Dense):
         return _sweep_dense(key, state, model, beta, clamp, reverse)

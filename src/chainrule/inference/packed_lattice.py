@@ -172,17 +172,22 @@ def energies(
     return found, words
 
 
+def mean_count(bits: UInt[Array, "row half word"], dtype) -> Float[Array, ""]:
+    """How many bits are set, the mean over chains: whole numbers in a row, where 32 bits hold them, and then real ones."""
+    rows = jnp.sum(lax.population_count(bits), axis=(1, 2), dtype=jnp.uint32)
+    return (rows.astype(dtype) / (bits.shape[2] * WORD)).sum()
+
+
 def mean_energy(words: Words, model: Pairwise) -> Float[Array, ""]:
     """Mean over chains of the energy, from counts of sites that are up and of neighbours that are."""
     lattice, half, dtype = _lattice(model), model.num_nodes // 2, model.bias.dtype
     even, odd = (part.reshape(lattice.rows, lattice.columns // 2, -1) for part in (words[:half], words[half:]))
-    chains = words.shape[1] * WORD
 
     def count(bits):
-        return jnp.sum(lax.population_count(bits), dtype=jnp.uint32).astype(dtype) / chains
+        return mean_count(bits, dtype)
 
     both = sum((count(even & other) for other in neighbours(odd, 0)), jnp.zeros((), dtype))
-    ups = count(words)
+    ups = count(even) + count(odd)
     if not model.spins:
         return -(lattice.coupling * both + model.bias * ups + model.constant)
     # s s′ = 4 x x′ − 2 x − 2 x′ + 1, and each site has four of the 2 n pairs

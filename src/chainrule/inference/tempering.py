@@ -66,6 +66,7 @@ def simulated_annealing(
         >>> tempering.simulated_annealing(jax.random.key(1), state, model, jnp.linspace(0.1, 2.0, 60)).best.sum().item()
         16
     """
+    gibbs.check_state(state, model)
 
     def step(carry, inputs):
         state, best, lowest = carry
@@ -122,40 +123,57 @@ def parallel_tempering(
         model: what to draw from.
         betas: the ladder, rising; its last entry is the one that is recorded, mostly 1.
         num_samples: how often to record.
-        thin: sweeps, each with its exchanges, before every record.
+        thin: sweeps before every record; after each all pairs of neighbours are asked, first the even and then the odd.
         statistic: what to record of the copies at the last β, a function of model and state (node, chain); keep the
             object, since a new one is compiled anew.
 
     Raises:
-        ValueError: fewer than two levels, or states of another number of them.
+        ValueError: fewer than two levels, or states of another number of them or of nodes.
+
+    Example:
+        >>> import jax, jax.numpy as jnp, chainrule as cr
+        >>> from chainrule.forms.layouts import Dense
+        >>> from chainrule.inference import tempering
+        >>> model = cr.Pairwise(jnp.zeros(2), Dense(jnp.array([[0.0, 3.0], [3.0, 0.0]])), spins=True)
+        >>> state = tempering.start(jax.random.key(0), model, num_chains=4, num_betas=3)
+        >>> found = tempering.parallel_tempering(jax.random.key(1), state, model, jnp.array([0.0, 0.3, 1.0]), 5)
+        >>> found.records.shape, found.swap_rates.shape
+        ((5, 2, 4), (2,))
     """
+    if state.ndim != 3 or state.shape[0] != model.num_nodes:
+        raise ValueError(f"state has shape {state.shape}; {model!r} asks for ({model.num_nodes}, chains, levels)")
     nodes, chains, levels = state.shape
     if betas.shape != (levels,) or levels < 2:
         raise ValueError(f"betas has shape {betas.shape} for {levels} levels of states; wanted as many, at least two")
     ladder = jnp.tile(betas, chains)  # of each column of the flat state
     gaps = jnp.arange(levels - 1)
 
-    def turn(number, carry):
-        state, swaps, tries, key = carry
-        key, moves, dice = jax.random.split(key, 3)
-        state = gibbs.sweep(moves, state.reshape(nodes, -1), model, ladder).reshape(state.shape)
-        score = model.score(state.reshape(nodes, -1)).reshape(chains, levels)
-        # pairs (0, 1), (2, 3), … and (1, 2), (3, 4), … in turns
-        chosen = gaps % 2 == number % 2
+    def exchange(log_dice, score, place, parity):
+        """Of pairs (0, 1), (2, 3), … or (1, 2), (3, 4), … those that exchange: scores and places after it."""
         log_accept = (betas[:-1] - betas[1:])[None] * (score[:, 1:] - score[:, :-1])
-        swap = (jnp.log(gibbs.uniform(dice, log_accept.shape, log_accept.dtype)) < log_accept) & chosen[None]
-        level = jnp.arange(levels)[None]
+        swap = (log_dice < log_accept) & (gaps % 2 == parity)[None]
+        level = jnp.arange(levels, dtype=place.dtype)[None]
         up = jnp.pad(swap, ((0, 0), (0, 1)))  # a level takes the state of the one above it
         down = jnp.pad(swap, ((0, 0), (1, 0)))
         source = level + up.astype(level.dtype) - down.astype(level.dtype)
-        state = jnp.take_along_axis(state, source[None], axis=2)
-        return state, swaps + swap.sum(axis=0, dtype=swaps.dtype), tries + chosen.astype(tries.dtype) * chains, key
+        return jnp.take_along_axis(score, source, axis=1), jnp.take_along_axis(place, source, axis=1), swap
 
-    def record(carry, number):
-        first = number * thin
-        carry = lax.fori_loop(first, first + thin, turn, carry)
+    def turn(_, carry):
+        state, swaps, key = carry
+        key, moves, dice = jax.random.split(key, 3)
+        state = gibbs.sweep(moves, state.reshape(nodes, -1), model, ladder).reshape(state.shape)
+        score = model.score(state.reshape(nodes, -1)).reshape(chains, levels)
+        place = jnp.broadcast_to(jnp.arange(levels, dtype=jnp.int32)[None], score.shape)
+        log_dice = jnp.log(gibbs.uniform(dice, (chains, levels - 1), score.dtype))  # each pair is asked once
+        score, place, even = exchange(log_dice, score, place, 0)
+        _, place, odd = exchange(log_dice, score, place, 1)
+        state = jnp.take_along_axis(state, place[None], axis=2)
+        return state, swaps + (even | odd).sum(axis=0, dtype=swaps.dtype), key
+
+    def record(carry, _):
+        carry = lax.fori_loop(0, thin, turn, carry)
         return carry, statistic(model, carry[0][:, :, -1])
 
     none = jnp.zeros(levels - 1, betas.dtype)
-    (state, swaps, tries, _), records = lax.scan(record, (state, none, none, key), jnp.arange(num_samples))
-    return Tempering(records, state, swaps / tries)
+    (state, swaps, _), records = lax.scan(record, (state, none, key), length=num_samples)
+    return Tempering(records, state, swaps / (num_samples * thin * chains))

@@ -70,7 +70,8 @@ class CD(AbstractContrastive):
         sparsity_target: how often a hidden unit should be on.
         sparsity_cost: weight of the cross-entropy between that and how often it is (Hinton 2012, section 11).
         centred: take the gradient for variables around their means, which makes it independent of whether pixels or their
-            complements are 1 (Melchior et al. 2016). It changes the path of a fit, not what a machine means.
+            complements are 1 (Melchior et al. 2016). It changes the path of a fit, not what a machine means. Where entries
+            are missing only hidden units are centred.
         optimiser: any `optax.GradientTransformation` instead, which brings its own step sizes. They are told apart by
             identity: keep the object for the next fit, since a new one is compiled anew.
 

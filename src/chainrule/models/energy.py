@@ -60,7 +60,7 @@ class EnergyModel(eqx.Module):
         if not callable(function):
             raise ValueError(f"function is {function!r}; wanted a callable from one array to one number")
         self.function = function
-        self.shape = (shape,) if isinstance(shape, int) else tuple(shape)
+        self.shape = energy_learning.as_shape(shape)
         self.log_normaliser = None if log_normaliser is None else jnp.asarray(log_normaliser, float)
         found = energy_learning.shape_of(function, self.shape)
         if found != ():

@@ -4,6 +4,7 @@ A model takes part by `of(x)`, the energy of one x, `log_normaliser`, `supervise
 the objective, and `total_log_prob(rows, labels)`.
 """
 
+import operator
 from collections.abc import Callable
 from typing import Any
 
@@ -32,6 +33,18 @@ def shape_of(function: Callable, shape: tuple[int, ...]) -> tuple[int, ...]:
     except (TypeError, ValueError) as error:
         raise ValueError(f"the function cannot be called with an array of shape {shape}: {error}") from error
     return getattr(found, "shape", None)  # pyright: ignore[reportReturnType]
+
+
+def as_shape(shape) -> tuple[int, ...]:
+    """The shape of one x, from a whole number or several.
+
+    Raises:
+        ValueError: anything else.
+    """
+    try:
+        return tuple(operator.index(size) for size in (shape if np.ndim(shape) else (shape,)))
+    except TypeError:
+        raise ValueError(f"shape is {shape!r}; wanted a whole number or a tuple of them") from None
 
 
 def check_rows(data, shape: tuple[int, ...]) -> np.ndarray:

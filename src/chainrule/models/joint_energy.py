@@ -55,7 +55,7 @@ class JointEnergyModel(eqx.Module):
         if not callable(logits):
             raise ValueError(f"logits is {logits!r}; wanted a callable from one array to a vector of logits")
         self.logits, self.log_normaliser = logits, None
-        self.shape = (shape,) if isinstance(shape, int) else tuple(shape)
+        self.shape = energy_learning.as_shape(shape)
         found = energy_learning.shape_of(logits, self.shape)
         if found is None or len(found) != 1:
             raise ValueError(f"the logits of an array of shape {self.shape} have shape {found}; wanted (class,)")

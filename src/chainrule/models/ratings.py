@@ -8,6 +8,7 @@ import equinox as eqx
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
+from ..forms.sequences import as_numpy
 from ..graphs.labels import first_duplicate
 from .emissions.base import generator
 
@@ -16,7 +17,7 @@ class Ratings(eqx.Module):
     """A table of ratings.
 
     Args:
-        table: shape (user, item), entries of `scale`, NaN where a user has not rated an item.
+        table: shape (user, item), entries of `scale`, NaN or masked where a user has not rated an item.
         scale: the grades there are, rising.
         users: names of the rows; 0, 1, … by default.
         items: names of the columns; 0, 1, … by default.
@@ -46,7 +47,7 @@ class Ratings(eqx.Module):
         users: Sequence[Hashable] | None = None,
         items: Sequence[Hashable] | None = None,
     ):
-        self.table = np.asarray(table, float)
+        self.table = np.array(as_numpy(table), float)
         if self.table.ndim != 2 or not all(self.table.shape):
             raise ValueError(f"the table has shape {self.table.shape}; wanted (user, item)")
         self.scale = tuple(float(grade) for grade in scale)
@@ -74,7 +75,8 @@ class Ratings(eqx.Module):
         """The table of (user, item, rating), its users and items sorted unless they are given.
 
         Raises:
-            ValueError: no ratings, an item that a user rated twice, or a user or item that is not among those given.
+            ValueError: no ratings, one that is NaN, an item that a user rated twice, or a user or item that is not among
+                those given.
         """
         triples = list(triples)
         if not triples:
@@ -86,6 +88,10 @@ class Ratings(eqx.Module):
         for user, item, rating in triples:
             if user not in row or item not in column:
                 raise ValueError(f"the rating of {item!r} by {user!r}: one of the two is not among the names given")
+            if np.isnan(rating):
+                raise ValueError(
+                    f"the rating of {item!r} by {user!r} is NaN: leave it out, since nothing is what is not rated"
+                )
             if not np.isnan(table[row[user], column[item]]):
                 raise ValueError(f"user {user!r} rated item {item!r} twice")
             table[row[user], column[item]] = rating

@@ -23,6 +23,7 @@ from jax import lax
 from jaxtyping import Array, Bool, Float, Key
 
 from ..forms.chain import is_concrete
+from ..inference.gibbs import uniform
 from ..learning import guarded, minibatch
 from ..learning import progress as bars
 from ..learning.fit import Fit
@@ -184,11 +185,13 @@ class Recommender(eqx.Module):
         `Fit.history` is the free energy of the data less that of what the sweeps made of them, at each step.
 
         Raises:
-            ValueError: fewer than one sweep, or as `free_energy`.
+            ValueError: fewer than one sweep, another method than `MiniBatch`, or as `free_energy`.
         """
         if sweeps < 1:
             raise ValueError(f"sweeps is {sweeps}; at least one is needed")
         method = MiniBatch(epochs=30, batch_size=50, learning_rate=5e-3, l2=0.0) if method is None else method
+        if not isinstance(method, MiniBatch):
+            raise ValueError(f"a Recommender is fitted by MiniBatch() and sweeps=…, not by {type(method).__name__}")
         indices, known = self._known(ratings, rated)
         order = method.order(generator(key), len(indices), len(indices))
         pace = minibatch.Pace.of(method, len(order))
@@ -275,10 +278,10 @@ def reconstruct(model: Recommender, key, values, known, sweeps):
     def sweep(step, values):
         to_hidden, to_values = jax.random.split(jax.random.fold_in(key, step))
         on = jax.nn.sigmoid(_drive(model, values, known))
-        hidden = (jax.random.uniform(to_hidden, on.shape, on.dtype) < on).astype(on.dtype)
+        hidden = (uniform(to_hidden, on.shape, on.dtype) < on).astype(on.dtype)
         edges = jnp.cumsum(jax.nn.softmax(_fields(model, hidden), axis=-1), axis=-1)
-        uniform = jax.random.uniform(to_values, present.shape, on.dtype)[..., None]
-        grade = (edges[..., :-1] <= uniform * edges[..., -1:]).sum(-1, dtype=jnp.int32)
+        dice = uniform(to_values, present.shape, on.dtype)[..., None]
+        grade = (edges[..., :-1] <= dice * edges[..., -1:]).sum(-1, dtype=jnp.int32)
         return _one_hot(model, grade) * present[..., None]
 
     return lax.fori_loop(0, sweeps, sweep, values)

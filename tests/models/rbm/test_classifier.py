@@ -35,7 +35,7 @@ def test_label_probabilities_are_exact():
     np.testing.assert_allclose(model.label_log_probs(states(4)), wanted, atol=2e-6)
     assert model.predict(states(4)) == [model.labels[i] for i in wanted.argmax(1)]
     assert model.predict(states(4)[3]) == model.labels[wanted[3].argmax()]
-    rbm = model.given(1)
+    rbm = model.given("b")
     np.testing.assert_allclose(
         np.asarray(rbm.free_energy(states(4))) + joint[:, 1], np.full(16, float(model.label_bias[1])), atol=1e-5
     )
@@ -127,6 +127,13 @@ def test_validation_and_errors():
         cr.ClassificationRBM(binary(), np.zeros((2, 3)), labels=("x", "x"))
     with pytest.raises(ValueError, match="binary units"):
         START.predict(V * 3)
+    with pytest.raises(ValueError, match="99 is not a label"):
+        START.given(99)
+    with pytest.raises(ValueError, match=r"by MiniBatch\(\), not by PCD"):
+        START.fit(V, Y, key=KEY, method=cr.PCD())
+    for weights, bias, name in ((np.nan, 0.0, "label_weights"), (0.0, np.inf, "label_bias")):
+        with pytest.raises(ValueError, match=f"{name} has entries that are NaN"):
+            cr.ClassificationRBM(binary(), np.full((2, 3), weights), np.full(2, bias))
 
 
 def test_missing_units_take_no_part():

@@ -26,12 +26,15 @@ def test_gradient_with_exact_samples_is_the_exact_gradient():
         np.testing.assert_allclose(a, b, atol=5 * 0.5 / np.sqrt(count))
 
 
-@pytest.mark.parametrize("machine", [gaussian(), categorical()], ids=["gaussian", "softmax"])
+RECTIFIED = binary(0, 3, 2, hidden=cr.units.Rectified())
+
+
+@pytest.mark.parametrize("machine", [gaussian(), categorical(), RECTIFIED], ids=["gaussian", "softmax", "rectified"])
 def test_gradients_are_those_of_free_energies(machine):
     """Both sides given, the gradient is that of a difference of mean free energies, by the whole machine's parameters."""
     rng = np.random.default_rng(0)
     if machine.discrete:
-        x, y = (engine_columns(machine, rng.integers(0, 3, (5, 3))) for _ in range(2))
+        x, y = (engine_columns(machine, rng.integers(0, max(machine.visible.width, 2), (5, 3))) for _ in range(2))
     else:
         x, y = (jnp.asarray(rng.normal(size=(5, 2)), jnp.float32) for _ in range(2))
     found = learning.gradient(machine, learning.look(machine, x), learning.look(machine, y), METHOD)
@@ -52,6 +55,12 @@ def test_variances_that_are_not_learned_stay():
     model = machine.fit(data, method=cr.CD(epochs=3, batch_size=10), key=KEY).model
     np.testing.assert_array_equal(model.visible.log_variance, machine.visible.log_variance)
     assert not np.allclose(model.weights, machine.weights)
+    # so that there may be none in the data
+    data[:, 1] = 1.0
+    model = machine.fit(data, method=cr.CD(epochs=3, batch_size=10), key=KEY).model
+    assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(model))
+    with pytest.raises(ValueError, match="unit 1 is the same in all rows"):
+        cr.RBM(np.ones((2, 3)), visible=cr.units.Gaussian()).fit(data, method=cr.CD(), key=KEY)
 
 
 # Centring
@@ -145,12 +154,11 @@ def test_missing_units_are_units_that_are_not_there(machine):
     assert not np.asarray(found.visible_bias)[gone].any()
 
 
-@pytest.mark.parametrize("centred", [False, True])
-def test_cd_on_missing_ratings_is_cd_of_the_machine_with_those_units_removed(centred):
+def test_cd_on_missing_ratings_is_cd_of_the_machine_with_those_units_removed():
     """A step of CD-2 on very many equal rows is certain within 5 standard errors: masked, and without the unit."""
     machine, count = categorical(2), 40_000
     small, rows = part_of(machine, [0, 2])
-    method = cr.CD(epochs=1, batch_size=count, learning_rate=1.0, decay=1.0, sweeps=2, centred=centred)
+    method = cr.CD(epochs=1, batch_size=count, learning_rate=1.0, decay=1.0, sweeps=2, centred=False)
     full = np.tile([[2, -1, 0], [1, -1, 1]], (count // 2, 1))
     found = machine.fit(full, method=method, key=KEY).model
     wanted = small.fit(full[:, [0, 2]], method=method, key=fast_key(7)).model
@@ -162,6 +170,40 @@ def test_cd_on_missing_ratings_is_cd_of_the_machine_with_those_units_removed(cen
     np.testing.assert_array_equal(np.asarray(found.weights)[gone], np.asarray(machine.weights)[gone])
     np.testing.assert_array_equal(np.asarray(found.visible_bias)[gone], np.asarray(machine.visible_bias)[gone])
     assert not np.allclose(wanted.weights, small.weights, atol=error)  # something was learned
+
+
+def cd_slopes(machine, value):
+    """Expected CD-1 slopes by W, a and b of a machine with one softmax unit, over all h and v⁻; and E[h | v]."""
+    w, a, b = (np.asarray(p, float) for p in (machine.weights, machine.visible_bias, machine.hidden_bias))
+
+    def on(x):
+        return 1 / (1 + np.exp(-(b + x @ w)))
+
+    x, one_hot, h = np.eye(len(a))[value], np.eye(len(a)), states(len(b))
+    p_h = np.prod(np.where(h == 1, on(x), 1 - on(x)), axis=1)
+    p_v = np.exp(a + h @ w.T)
+    p_v = p_h @ (p_v / p_v.sum(1, keepdims=True))
+    away = on(one_hot)
+    return np.outer(x, on(x)) - (one_hot * p_v[:, None]).T @ away, x - p_v, on(x) - p_v @ away, on(x)
+
+
+def test_centred_steps_are_those_of_each_rows_machine_where_rows_miss_different_units():
+    """Half of the rows have unit 0 alone, half unit 1: the mean of the two machines' slopes, around ⟨h⟩ only."""
+    machine, count = categorical(2), 40_000
+    method = cr.CD(epochs=1, batch_size=count, learning_rate=1.0, decay=1.0)
+    found = machine.fit(np.tile([[2, -1, -1], [-1, 0, -1]], (count // 2, 1)), method=method, key=KEY).model
+    w, a, b, on = np.zeros((9, 2)), np.zeros(9), np.zeros(2), np.zeros(2)
+    for unit, value in ((0, 2), (1, 0)):
+        small, rows = part_of(machine, [unit])
+        for total, part, place in zip((w, a, b, on), cd_slopes(small, value), (rows, rows, ..., ...), strict=True):
+            total[place] += part / 2
+    w -= np.outer(a, on)
+    error = 5 * 0.5 / np.sqrt(count)
+    np.testing.assert_allclose(found.weights - machine.weights, w, atol=2 * error)
+    np.testing.assert_allclose(found.visible_bias - machine.visible_bias, a - w @ on, atol=2 * error)
+    np.testing.assert_allclose(found.hidden_bias - machine.hidden_bias, b, atol=2 * error)
+    assert np.abs(w[:6]).max() > 5 * error
+    assert not np.asarray(found.weights - machine.weights)[6:].any()
 
 
 def test_what_stands_behind_missing_entries_changes_nothing():
@@ -207,6 +249,16 @@ def methods():
         "tempered": cr.PCD(**common, temperatures=4),
         "adam": cr.PCD(epochs=80, batch_size=50, optimiser=optax.adam(optax.linear_schedule(0.03, 0.0, 80 * 12))),
     }
+
+
+def test_rectified_hidden_units_are_fitted():
+    """Log-likelihoods by enumeration of the visible units: most of the way from independent ones to the best."""
+    start = cr.RBM.random(fast_key(1), 6, 4, hidden=cr.units.Rectified(), data=DATA, scale=0.1)
+    fit = start.fit(DATA, method=cr.PCD(epochs=80, batch_size=50, learning_rate=0.1), key=KEY)
+    before = float(start.log_prob(DATA).sum())
+    assert fit.status is cr.Status.MAX_ITERATIONS
+    assert before + 0.5 * (BEST - before) < fit.log_prob < BEST
+    assert fit.log_prob == pytest.approx(float(fit.model.log_prob(DATA).sum()), rel=1e-6)
 
 
 @pytest.mark.parametrize("name", ["PCD", "plain", "CD-5", "fast", "tempered", "adam"])
@@ -291,6 +343,22 @@ def test_divergence_is_said():
     fit = machine.fit(data, method=cr.CD(epochs=20, learning_rate=1e6), key=KEY)
     assert fit.status is cr.Status.DIVERGED
     assert np.isnan(fit.log_prob)
+    # also where a model from before it is kept
+    method = cr.CD(epochs=4, learning_rate=1e6)
+    kept = machine.fit(data, method=method, validation=cr.Validation(first_is_best()), key=KEY)
+    assert kept.status is cr.Status.DIVERGED
+    assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(kept.model))
+
+
+def first_is_best():
+    """A score that no later model reaches."""
+    seen = []
+
+    def score(model):
+        seen.append(model)
+        return -len(seen)
+
+    return score
 
 
 def test_progress_is_shown(capsys):

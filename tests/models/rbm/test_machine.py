@@ -2,6 +2,7 @@
 
 import jax
 import jax.numpy as jnp
+import networkx as nx
 import numpy as np
 import pytest
 from enumerated import (
@@ -21,6 +22,8 @@ import chainrule as cr
 from chainrule.models.rbm import queries
 
 KEY = fast_key(0)
+MASKED = np.ma.masked_array([0, 1, 1, 1], [False, False, True, False])
+RECTIFIED = binary(0, 3, 2, hidden=cr.units.Rectified())
 DISCRETE = pytest.mark.parametrize(
     "machine", [binary(), binary(1, 3, 5), categorical()], ids=["tall", "wide", "softmax"]
 )
@@ -132,6 +135,11 @@ def test_missing_units_are_bet_on_from_what_is_there():
     # the value of a missing unit says nothing
     np.testing.assert_array_equal(machine.conditionals(np.ma.masked_array(np.abs(v), v < 0)), found)
     np.testing.assert_allclose(machine.pseudo_log_prob(v[:1])[0], np.log(_alone(machine, 0)[2]), atol=1e-6)
+    # also where nothing can be looked at before it is compiled
+    traced = jax.jit(lambda m, v: (m.pseudo_log_prob(v), m.pseudo_log_prob(v, key=KEY), m.conditionals(v)))
+    exact = machine.pseudo_log_prob(v), machine.pseudo_log_prob(v, key=KEY), found
+    for a, b in zip(traced(machine, jnp.asarray(v)), exact, strict=True):
+        np.testing.assert_allclose(a, b, atol=1e-6)
 
 
 def _alone(machine, i):
@@ -251,8 +259,46 @@ def test_graph_of_a_machine():
     assert graph.number_of_nodes() == 7
     assert graph.edges[("v", 1), ("h", 2)]["weight"] == pytest.approx(float(machine.weights[1, 2]))
     assert graph.nodes[("h", 0)]["bias"] == pytest.approx(float(machine.hidden_bias[0]))
-    with pytest.raises(ValueError, match="categorical"):
-        categorical().graph()
+    for other, message in ((categorical(), "categorical"), (gaussian(), "binary"), (RECTIFIED, "binary")):
+        with pytest.raises(ValueError, match=message):
+            other.graph()
+
+
+def test_a_graph_is_the_same_machine_to_every_reader():
+    """Read as a machine on a graph: hidden nodes hidden, probabilities of visible rows the same; and back."""
+    machine, v = binary(), states(4)
+    on_graph = cr.BoltzmannMachine.from_graph(machine.graph())
+    assert (on_graph.states, len(on_graph.visible), len(on_graph.hidden)) == ((0, 1), 4, 3)
+    np.testing.assert_allclose(on_graph.log_prob(v), machine.log_prob(v), atol=1e-5)
+    for graph in (machine.graph(), on_graph.graph()):
+        again = cr.RBM.from_graph(graph)
+        for a, b in zip(jax.tree.leaves(again), jax.tree.leaves(machine), strict=True):
+            np.testing.assert_array_equal(a, b)
+    mixed = nx.Graph([("h", "w", {"weight": 1.0}), ("v", "h", {"weight": 2.0}), ("g", "v", {"weight": 3.0})])
+    mixed.add_nodes_from([("h", {"hidden": True, "bias": 0.5}), ("g", {"hidden": True}), ("v", {"bias": -1.0})])
+    found = cr.RBM.from_graph(mixed)  # visible: w, v; hidden: h, g
+    assert found.weights.tolist() == [[1, 0], [2, 3]]
+    assert (found.visible_bias.tolist(), found.hidden_bias.tolist()) == ([0, -1], [0.5, 0])
+
+
+@pytest.mark.parametrize(
+    ("nodes", "options", "message"),
+    [
+        ((), {}, "0 of 3 nodes are hidden"),
+        ("abc", {}, "3 of 3 nodes are hidden"),
+        ("a", {}, "'b' and 'c' are both visible"),
+        ("ab", {}, "'a' and 'b' are both hidden"),
+        ("b", {"states": (-1, 1)}, r"for states \(-1, 1\), those of a restricted"),
+        ("b", {"constant": 2.0}, "constant 2.0"),
+        ("b", {"states": (1, 0)}, r"states are \(1, 0\)"),
+    ],
+)
+def test_graphs_that_are_no_restricted_machine(nodes, options, message):
+    graph = nx.Graph([("a", "b"), ("b", "c")], **options)
+    for name in nodes:
+        graph.nodes[name]["hidden"] = True
+    with pytest.raises(ValueError, match=message):
+        cr.RBM.from_graph(graph)
 
 
 @pytest.mark.parametrize("machine", [binary(0, 3, 2), categorical(0, 2)], ids=["binary", "softmax"])
@@ -282,6 +328,21 @@ def test_start_from_data_has_their_frequencies():
     np.testing.assert_allclose(np.exp(normal.visible.log_variance), numbers.var(0) / 2, rtol=1e-5)
 
 
+def gaussian_rectified(weights):
+    return cr.RBM(weights, visible=cr.units.Gaussian(), hidden=cr.units.Rectified())
+
+
+# as a fit may leave it, which checks nothing on its way
+BEYOND = jax.tree.map(lambda leaf: leaf * 4, gaussian_rectified([[0.5]]))
+
+
+def test_hidden_units_that_hold_each_other_back_have_a_distribution():
+    """An eigenvalue above 1 is no harm where its direction has both signs; variances count."""
+    machine = gaussian_rectified([[0.9, -0.9]])
+    assert np.isfinite(machine.sample(KEY, 50, sweeps=20)).all()
+    cr.RBM([[2.0]], visible=cr.units.Gaussian([np.log(5.0)]), hidden=cr.units.Rectified())
+
+
 ERRORS = [
     (lambda: cr.RBM(np.zeros(3)), "weights have shape"),
     (lambda: cr.RBM(np.full((2, 2), np.nan)), "weights has entries that are NaN"),
@@ -294,10 +355,22 @@ ERRORS = [
     (lambda: binary().complete(KEY, [np.nan, 1, 1, 1], known=[True, False, False, False]), "missing"),
     (lambda: binary().denoise(KEY, [0, 1, 1, 1], noise=1.5), "noise is 1.5"),
     (lambda: binary().sample(KEY, 0), "at least one"),
+    (lambda: binary().denoise(KEY, [0, 1, 1, 1], sweeps=0), "sweeps is 0"),
+    (lambda: binary().complete(KEY, MASKED, known=np.ones(4, bool)), "row 0, unit 2 is called known"),
+    (lambda: binary().energy([0, 1, 1, 1], [0, 5, 1]), "row 0, hidden unit 1 is 5.0, which Binary"),
+    (lambda: binary().energy([0, 1, 1, 1], [0, 1, np.nan]), "hidden unit 2 is nan"),
+    (lambda: RECTIFIED.energy([0, 1, 1], [0.5, -1.0]), "which Rectified"),
+    (lambda: binary().energy(states(4)[:2], states(3)[:1]), r"h has shape \(1, 3\); these rows of v ask for \(2, 3\)"),
+    (lambda: binary().energy([0, 1, 1, 1], [0, 1]), r"ask for \(3,\)"),
+    (lambda: cr.units.Gaussian([0.0, np.nan]), "log_variance has entries that are NaN"),
     (lambda: binary().tempered(0.0), "must be positive"),
     (lambda: binary(0, 9, 9).log_partition(max_units=8), r"2\^9 values are too many"),
     (lambda: gaussian().conditionals([0.0, 0.0]), "no closed form"),
-    (lambda: binary(hidden=cr.units.Rectified(), visible=cr.units.Gaussian()).log_partition(), "no layer of binary"),
+    (lambda: gaussian_rectified([[0.5]]).log_partition(), "no layer of binary"),
+    (lambda: gaussian_rectified([[2.0]]), "there is no Z"),
+    (lambda: gaussian_rectified([[0.9, 0.9]]), "there is no Z"),  # each alone has one
+    (lambda: BEYOND.sample(KEY, 3), "there is no Z"),
+    (lambda: BEYOND.log_partition_bounds(KEY, [[0.0], [1.0]]), "there is no Z"),
     (lambda: binary().conditionals([0, 1, 1, 1], sites=[4]), "indices of visible units"),
 ]
 

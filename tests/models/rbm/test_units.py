@@ -7,12 +7,28 @@ from enumerated import fast_key
 from scipy import integrate, stats
 
 import chainrule as cr
+from chainrule.models.rbm import engine
 
 FIELDS = np.array([-30.0, -9.0, -7.9, -3.0, -0.5, 0.0, 0.7, 4.0, 20.0])
 
 
 def uniforms(*shape):
     return jnp.asarray(np.random.default_rng(0).random(shape), jnp.float32)
+
+
+def test_uniform_numbers_are_middles_as_far_from_0_as_from_1():
+    """Odd multiples of 2⁻²⁴: the lowest is one less the highest, and what has log-odds of −60 is never on."""
+    machine = cr.RBM(np.zeros((256, 1)), visible=cr.units.Gaussian())
+    drawn = np.concatenate([np.asarray(u).ravel() for u in engine.uniforms(machine, fast_key(0), 4096)])
+    parts = drawn.astype(float) * 2**24
+    assert (parts % 2 == 1).all()
+    assert 1 <= parts.min() < 2**24 / 1e4
+    assert 2**24 * (1 - 1e-4) < parts.max() <= 2**24 - 1
+    ends = np.array([2.0**-24, 1 - 2.0**-24], np.float32)  # the extremes that can be drawn
+    zero = jnp.zeros(1)
+    low, high = cr.units.Gaussian(zero).sample(jnp.asarray(ends), zero, zero)
+    assert float(low) == pytest.approx(-float(high), rel=1e-3) == pytest.approx(-5.3, abs=0.1)
+    assert not cr.units.Binary().sample(jnp.asarray(ends[:1]), zero, jnp.full(1, -60.0)).any()
 
 
 @pytest.mark.parametrize("x", FIELDS)

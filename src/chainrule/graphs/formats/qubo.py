@@ -17,7 +17,7 @@ from collections.abc import Hashable, Mapping
 import networkx as nx
 import numpy as np
 
-from ..couplings import read_graph
+from ..couplings import read_constant, read_graph, read_states
 
 Quadratic = dict[tuple[Hashable, Hashable], float]
 
@@ -107,10 +107,19 @@ def read_coo(text: str) -> nx.Graph:
 
 
 def write_coo(graph: nx.Graph) -> str:
-    """A graph as text that `read_coo` reads back, its variables 0, 1, … in the order of its nodes, without its constant."""
-    states = tuple(graph.graph.get("states", (0, 1)))
+    r"""A graph as text that `read_coo` reads back, without its constant.
+
+    Variables keep their names where all are whole numbers from 0 on; otherwise they are 0, 1, … in the order of the nodes.
+
+    Example:
+        >>> from chainrule.graphs.formats.qubo import from_ising, write_coo
+        >>> write_coo(from_ising({}, {(5, 2): 1.0})).splitlines()
+        ['# vartype=SPIN', '5 5 0.0', '2 2 0.0', '5 2 1.0']
+    """
+    states = read_states(graph) or (0, 1)
     linear, quadratic, _ = _coefficients(graph, states)
-    number = {name: i for i, name in enumerate(linear)}
+    whole = all(isinstance(i, int | np.integer) and not isinstance(i, bool) and i >= 0 for i in linear)
+    number = {name: int(name) if whole else i for i, name in enumerate(linear)}  # pyright: ignore[reportArgumentType]
     lines = [f"# vartype={'BINARY' if states == (0, 1) else 'SPIN'}"]
     lines += [f"{number[i]} {number[i]} {value!r}" for i, value in linear.items()]
     lines += [f"{number[i]} {number[j]} {value!r}" for (i, j), value in quadratic.items()]
@@ -118,21 +127,22 @@ def write_coo(graph: nx.Graph) -> str:
 
 
 def _graph(linear, quadratic, offset, states) -> nx.Graph:
-    graph = nx.Graph(states=states, constant=-float(offset))
+    graph = nx.Graph(states=states, constant=0.0 - float(offset))
     for i, value in linear.items():
         graph.add_node(i, bias=-float(value))
     for (i, j), value in quadratic.items():
         graph.add_edge(i, j, weight=-float(value) + (graph[i][j]["weight"] if graph.has_edge(i, j) else 0.0))
     read_graph(graph)  # finite numbers, no self-loops
+    read_constant(graph)
     return graph
 
 
 def _coefficients(graph: nx.Graph, wanted: tuple[int, int]):
     """Linear terms (h or the diagonal), couplings and offset of the energy, over the wanted values."""
     edges = read_graph(graph)
-    bias, weights = -edges.bias, -edges.weights
-    offset = -float(graph.graph.get("constant", 0.0))
-    states = tuple(graph.graph.get("states", (0, 1)))
+    bias, weights = 0.0 - edges.bias, 0.0 - edges.weights  # no −0.0
+    offset = 0.0 - read_constant(graph)
+    states = read_states(graph) or (0, 1)
     totals = np.zeros(len(bias))
     np.add.at(totals, edges.ends[0], weights)
     np.add.at(totals, edges.ends[1], weights)

@@ -9,7 +9,6 @@ from jaxtyping import Array
 from ...forms.chain import is_concrete
 from ...forms.layouts import Lattice
 from ...forms.pairwise import Pairwise
-from ...graphs.couplings import lattice_order, lattice_sides
 from ...graphs.labels import lookup
 
 _FEWEST = 1024  # sites for which packing is worth a program of its own
@@ -19,8 +18,9 @@ def as_rows(data, width: int, states: tuple[int, int], columns: str) -> tuple[Ar
     """Rows of values as int8, and whether it was a single one.
 
     Raises:
-        ValueError: another number of columns, or values that are none of the two states, NaN among them.
+        ValueError: another number of columns, or values that are none of the two states, NaN and masked ones among them.
     """
+    mask = np.ma.getmask(data)
     array = data if not is_concrete(data) else np.asarray(data)
     if array.ndim not in (1, 2) or array.shape[-1] != width:
         raise ValueError(
@@ -28,26 +28,68 @@ def as_rows(data, width: int, states: tuple[int, int], columns: str) -> tuple[Ar
         )
     if isinstance(array, np.ndarray):
         valid = (array == states[0]) | (array == states[1])
+        if (masked := np.argwhere(mask)).size:
+            raise ValueError(
+                f"values{masked[0].tolist()} is masked; all values are needed here, complete(…) draws some"
+            )
         if not valid.all():
             at = tuple(np.argwhere(~valid)[0].tolist())
             raise ValueError(f"values{list(at)} is {array[at]}; values are {states[0]} or {states[1]}")
     return jnp.asarray(array).astype(jnp.int8).reshape(-1, width), array.ndim == 1
 
 
+def as_known(known, shape: tuple[int, ...], mask):
+    """A mask of known entries, for all of them; `mask` says which are masked, or is None.
+
+    Raises:
+        ValueError: not booleans, another shape, or an entry that is known and masked.
+    """
+    known = np.asarray(known) if is_concrete(known) else known
+    if known.dtype != bool or known.shape not in {shape[-1:], shape}:
+        raise ValueError(
+            f"known has shape {known.shape} and dtype {known.dtype}; wanted booleans of shape {shape}, or {shape[-1:]} for "
+            "all rows, True where a value is known"
+        )
+    if mask is not None and (lacking := np.argwhere(mask & known)).size:
+        raise ValueError(f"values{lacking[0].tolist()} is called known, but is masked")
+    return (np if isinstance(known, np.ndarray) else jnp).broadcast_to(known, shape)
+
+
+def check_betas(betas, ndim: int = 0) -> None:
+    """Raise a ValueError for inverse temperatures that are not finite numbers."""
+    if is_concrete(betas) and (np.ndim(betas) != ndim or not np.size(betas) or not np.isfinite(betas).all()):
+        wanted = "one finite number" if ndim == 0 else "a vector of finite numbers"
+        raise ValueError(f"inverse temperatures are {np.asarray(betas)}; wanted {wanted}")
+
+
+def ladder(machine, sweeps: int) -> np.ndarray:
+    """Inverse temperatures from where every node is free to where all is decided.
+
+    Raises:
+        ValueError: biases or weights that cannot be looked at now.
+    """
+    if not (is_concrete(machine.bias) and is_concrete(machine.weights)):
+        raise ValueError("the default temperatures depend on biases and weights, which are traced: give betas=…")
+    bias, weights = (np.abs(np.asarray(p, float)) for p in (machine.bias, machine.weights))
+    numbers = np.concatenate([bias, weights])
+    if not numbers.any():
+        return np.ones(sweeps)
+    fields = bias.copy()
+    for end in np.asarray(machine.couplings.ends):
+        fields += np.bincount(end, weights, len(fields))
+    return np.geomspace(0.1 / fields.max(), 10 / np.sqrt((numbers[numbers > 0] ** 2).mean()), sweeps)
+
+
 def uniform_lattice(machine) -> tuple[Pairwise, Array] | None:
     """The lattice that a machine with one weight and one bias on an even torus is, and the site of each of its nodes."""
-    numbers = machine.weights, machine.bias, machine.couplings.ends
-    if machine.num_nodes < _FEWEST or not all(map(is_concrete, numbers)):
+    sides = machine.couplings.sides
+    if sides is None or machine.num_nodes < _FEWEST or not (is_concrete(machine.weights) and is_concrete(machine.bias)):
         return None
-    weights, bias, ends = map(np.asarray, numbers)
-    if len(weights) != 2 * len(bias) or (weights != weights[0]).any() or (bias != bias[0]).any():
-        return None
-    sides = lattice_sides(machine.nodes, ends)
-    if sides is None:
+    weights, bias = np.asarray(machine.weights), np.asarray(machine.bias)
+    if (weights != weights[0]).any() or (bias != bias[0]).any():
         return None
     lattice = Lattice(machine.weights[0], *sides)
-    rank = np.argsort(lattice_order(machine.nodes, lattice))
-    return Pairwise(machine.bias[0], lattice, machine.constant, spins=machine.states[0] < 0), jnp.asarray(rank)
+    return Pairwise(machine.bias[0], lattice, machine.constant, spins=machine.states[0] < 0), machine.couplings.sites
 
 
 def as_state(

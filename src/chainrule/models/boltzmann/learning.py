@@ -23,7 +23,7 @@ from jax.flatten_util import ravel_pytree
 from ...forms.pairwise import Pairwise
 from ...forms.sequences import bucket
 from ...graphs.couplings import Couplings
-from ...inference import annealing, gibbs, packed_lattice
+from ...inference import annealing, gibbs, packed_lattice, tempering
 from ...learning import progress as bars
 from ...learning import quasi_newton
 from ...learning.contrastive import PCD
@@ -33,6 +33,7 @@ from . import exact
 from .data import as_rows
 
 POSITIVE_SWEEPS = 10  # of hidden nodes given a row of data, from a random start
+_FEWEST = 64  # rows that the exact likelihood is compiled for at least
 MEAN_RATE = 0.01  # share of a batch's mean in the running means
 
 
@@ -75,6 +76,25 @@ def complete(key, form: Pairwise, values, known, shown, sweeps):
     clamp = jnp.zeros(state.shape, bool).at[mine].set(known.T)
     state = jnp.where(clamp, jnp.zeros_like(state).at[mine].set(values.T), state)
     return gibbs.run(draw, state, form, sweeps, 1.0, clamp)[mine].T
+
+
+@partial(jax.jit, static_argnames="count")
+def anneal(key, couplings: Couplings, form: Pairwise, count: int, betas, clamp, given) -> tempering.Annealing:
+    """Simulated annealing from random states; what it finds in the caller's order of nodes."""
+    start, draw = jax.random.split(key)
+    state = gibbs.random_state(start, form, count, given=given, clamp=clamp)
+    found = tempering.simulated_annealing(draw, state, form, betas, clamp)
+    return tempering.Annealing(found.states[couplings.rank], found.energies)
+
+
+@partial(jax.jit, static_argnames=("count", "records"))
+def temper(key, couplings: Couplings, form: Pairwise, betas, count: int, records: int, thin) -> tempering.Tempering:
+    """Parallel tempering from random states: records (record, chain, node), and states in the caller's order of nodes."""
+    start, draw = jax.random.split(key)
+    state = tempering.start(start, form, count, len(betas))
+    found = tempering.parallel_tempering(draw, state, form, betas, records, thin)
+    rows = jnp.swapaxes(found.records[:, couplings.rank], 1, 2)
+    return tempering.Tempering(rows, found.states[couplings.rank], found.swap_rates)
 
 
 @partial(jax.jit, static_argnames="chains")
@@ -143,13 +163,17 @@ _ENDINGS = {
 
 def _climb(machine, rows, method, progress) -> Fit:
     distinct, counts = np.unique(np.asarray(rows), axis=0, return_counts=True)
+    # as many rows for all data of a machine that is small, and few numbers of them else: other data compile nothing
+    room = min(max(_FEWEST, 1 << (len(distinct) - 1).bit_length()), 1 << distinct.shape[1])
+    filled = np.concatenate([distinct, np.repeat(distinct[:1], room - len(distinct), axis=0)])
+    weights_of = np.concatenate([counts, np.zeros(room - len(distinct))])
     limits = quasi_newton.Limits(method.max_iterations, method.tolerance, period=method.period)
     with bars.bar("L-BFGS", total=method.max_iterations, enabled=progress) as token:
         bias, weights, found = _exact_fit(
             machine.couplings,
             (machine.bias, machine.weights),
-            distinct,
-            jnp.asarray(counts, machine.bias.dtype),
+            filled,
+            jnp.asarray(weights_of, machine.bias.dtype),
             machine._shown(),
             (jnp.asarray(method.l1, machine.bias.dtype), jnp.asarray(method.l2, machine.bias.dtype)),
             limits,
@@ -225,7 +249,7 @@ def _descend(machine, rows, method, key, progress) -> Fit:
 def _run(key, couplings, parameters, rows, shown, method, token, *, spins, size, room):
     dtype = parameters[0].dtype
     steps = -(-len(rows) // size)
-    first, second = jax.random.split(key)
+    for_means, for_chains, for_epochs = jax.random.split(key, 3)
     visible = rows.shape[1]
     build = partial(couplings.form, spins=spins)
     whole = jnp.asarray(method.epochs * steps, dtype)
@@ -257,20 +281,20 @@ def _run(key, couplings, parameters, rows, shown, method, token, *, spins, size,
 
     def epoch(number, carry):
         state, history = carry
-        order, keys = jax.random.split(jax.random.fold_in(second, number))
+        order, keys, last = jax.random.split(jax.random.fold_in(for_epochs, number), 3)
         batches = jnp.resize(jax.random.permutation(order, len(rows)), (steps, size))
         state, _ = lax.scan(step, state, (jax.random.split(keys, steps), batches))
         model = build(*state.parameters)
-        score = _pseudo(model, positive(keys, model, rows[batches[-1]]))
+        score = _pseudo(model, positive(last, model, rows[batches[-1]]))
         bars.report(token, number + 1, score)
         return state, history.at[number].set(score)
 
     model = build(*parameters)
-    means = positive(first, model, jnp.resize(rows, (size, visible))).astype(dtype).mean(axis=1)[couplings.rank]
+    means = positive(for_means, model, jnp.resize(rows, (size, visible))).astype(dtype).mean(axis=1)[couplings.rank]
     solver = method.optimiser
     still = None if method.momentum is None else jax.tree.map(jnp.zeros_like, parameters)
     inner = still if solver is None else solver.init(parameters)
-    chains = gibbs.random_state(first, model, method.chains)
+    chains = gibbs.random_state(for_chains, model, method.chains)
     start = _State(parameters, inner, chains, means, jnp.zeros((), jnp.int32))
     state, history = lax.fori_loop(0, method.epochs, epoch, (start, jnp.full(room, jnp.nan, dtype)))
     return state.parameters, history

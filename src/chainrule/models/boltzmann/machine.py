@@ -16,15 +16,16 @@ import networkx as nx
 import numpy as np
 from jaxtyping import Array, Float, Int, Key
 
+from ...forms.chain import is_concrete
 from ...forms.pairwise import Pairwise
-from ...graphs.couplings import Couplings, compile_edges, read_graph
+from ...graphs.couplings import Couplings, compile_edges, read_constant, read_graph, read_states
 from ...graphs.factor_graph import FactorGraph
 from ...graphs.labels import lookup
-from ...inference import annealing
+from ...inference import annealing, tempering
 from ...inference.mean_field import MeanField, mean_field
 from ...learning.fit import Fit
 from . import exact, learning
-from .data import as_rows, as_state, uniform_lattice
+from .data import as_known, as_rows, as_state, check_betas, ladder, uniform_lattice
 
 
 class BoltzmannMachine(eqx.Module):
@@ -83,10 +84,10 @@ class BoltzmannMachine(eqx.Module):
                 node, no visible one, or states other than the graph's.
         """
         edges = read_graph(graph)
-        said = graph.graph.get("states")
-        if said is not None and states is not None and tuple(said) != tuple(states):
+        said = read_states(graph)
+        if said is not None and states is not None and said != tuple(states):
             raise ValueError(
-                f"the graph's weights are for states {tuple(said)}, not {tuple(states)}; graphs.formats.qubo converts"
+                f"the graph's weights are for states {said}, not {tuple(states)}; graphs.formats.qubo converts"
             )
         values: Any = tuple(said or states or (0, 1))
         if hidden is None:
@@ -100,8 +101,8 @@ class BoltzmannMachine(eqx.Module):
         return cls(
             jnp.asarray(edges.bias, float),
             jnp.asarray(edges.weights, float),
-            jnp.asarray(graph.graph.get("constant", 0.0), float),
-            compile_edges(len(edges.labels), edges.ends),
+            jnp.asarray(read_constant(graph), float),
+            compile_edges(len(edges.labels), edges.ends, labels=edges.labels),
             edges.labels,
             hidden,
             values,
@@ -229,7 +230,19 @@ class BoltzmannMachine(eqx.Module):
             chains: walks each way.
             stops: temperatures on the way from independent fair coins to the machine.
             burn: sweeps to the samples of the machine from which the walk back begins.
+
+        Raises:
+            ValueError: fewer than two chains or stops, or no sweep to burn.
+
+        Example:
+            >>> import chainrule as cr, jax, networkx as nx
+            >>> machine = cr.BoltzmannMachine.from_graph(nx.path_graph(3))  # without weights: 2³ states
+            >>> machine.annealed_log_partition(jax.random.key(0), chains=4, stops=3, burn=2)
+            Sandwich(2.07944 to 2.07944, TIGHT)
         """
+        for name, value, least in (("chains", chains, 2), ("stops", stops, 2), ("burn", burn, 1)):
+            if value < least:
+                raise ValueError(f"{name} is {value}; wanted at least {least}")
         return learning.sandwich(key, self.form, chains, jnp.linspace(0, 1, stops + 1, dtype=self.bias.dtype), burn)
 
     def sample(
@@ -243,8 +256,9 @@ class BoltzmannMachine(eqx.Module):
     ) -> Int[Array, "*sample node"]:
         """Draw states of all nodes: as many chains, each after `sweeps` sweeps from a random start.
 
-        A torus such as `nx.grid_2d_graph(256, 256, periodic=True)`, with even sides, one weight and one bias, is drawn 32
-        chains at a time (`inference.packed_lattice`).
+        A torus such as `nx.grid_2d_graph(256, 256, periodic=True)`, with even sides, at least 1024 nodes, one weight and
+        one bias, is drawn 32 chains at a time by a program of its own (`inference.packed_lattice`), which other such
+        weights share.
 
         Args:
             key: random key; on CPUs `jax.random.key(seed, impl="philox2x32")` is fastest.
@@ -254,17 +268,14 @@ class BoltzmannMachine(eqx.Module):
             given: values of some nodes, by their names, that are held.
 
         Raises:
-            ValueError: an unknown node, a value other than `states`, or fewer than one sample or sweep.
+            ValueError: an unknown node, a value other than `states`, a β that is not finite, or fewer than one sample or
+                sweep.
         """
         count = 1 if num_samples is None else num_samples
         if count < 1 or sweeps < 1:
             raise ValueError(f"num_samples is {count} and sweeps {sweeps}; at least one of each is needed")
-        clamp, values = as_state(given or {}, self.nodes, self.states)
-        if not clamp.any():
-            clamp = values = None
-        else:
-            order = np.asarray(self.couplings.order)
-            clamp, values = jnp.asarray(clamp[order])[:, None], jnp.asarray(values[order])[:, None]
+        check_betas(beta)
+        clamp, values = self._held(given)
         lattice = None if given else uniform_lattice(self)
         if lattice is not None:  # 32 chains in a word
             return learning.on_lattice(key, *lattice, count, sweeps, beta, single=num_samples is None)
@@ -280,15 +291,124 @@ class BoltzmannMachine(eqx.Module):
             values: one row (visible,) or several (row, visible); entries that are not known may hold anything.
             known: true where an entry is known, of the same shape or one row for all.
             sweeps: how long to draw.
+
+        Raises:
+            ValueError: a mask that is not boolean or does not fit, known values that are masked or none of `states`, or
+                fewer than one sweep.
+
+        Example:
+            >>> import chainrule as cr, jax, networkx as nx
+            >>> pair = cr.BoltzmannMachine.from_graph(nx.Graph([("a", "b", {"weight": 50.0})]), states=(-1, 1))
+            >>> pair.complete(jax.random.key(0), [-1, 0], known=[True, False]).tolist()
+            [-1, -1]
         """
-        values = jnp.asarray(values)
-        known = jnp.broadcast_to(jnp.asarray(known, bool), values.shape)
+        if sweeps < 1:
+            raise ValueError(f"sweeps is {sweeps}; at least one is needed")
+        mask = np.ma.getmaskarray(values) if isinstance(values, np.ma.MaskedArray) else None
+        values = np.asarray(values) if is_concrete(values) else values
+        known = as_known(known, values.shape, mask)
         filled, single = as_rows(
-            jnp.where(known, values, self.states[0]), len(self.visible), self.states, "visible nodes"
+            (jnp if isinstance(values, jax.Array) else np).where(known, values, self.states[0]),
+            len(self.visible),
+            self.states,
+            "visible nodes",
         )
-        found = learning.complete(key, self.form, filled, known.reshape(filled.shape), self._shown(), sweeps)
-        found = jnp.where(known, values, (found[0] if single else found).astype(values.dtype))
-        return found
+        found = learning.complete(
+            key, self.form, filled, jnp.asarray(known).reshape(filled.shape), self._shown(), sweeps
+        )
+        found = found[0] if single else found
+        if is_concrete(found) and isinstance(values, np.ndarray):  # on the host, in the caller's own dtype
+            return np.where(known, values, np.asarray(found).astype(values.dtype))
+        return jnp.where(known, values, found.astype(jnp.asarray(values).dtype))
+
+    def anneal(
+        self,
+        key: Key[Array, ""],
+        num_chains: int = 32,
+        *,
+        sweeps: int = 1000,
+        betas: Float[Array, " sweep"] | None = None,
+        given: Mapping[Hashable, int] | None = None,
+    ) -> tempering.Annealing:
+        """Look for the state of lowest energy by simulated annealing: of a QUBO or Ising problem, its solution.
+
+        Args:
+            key: random key.
+            num_chains: how many look, side by side.
+            sweeps: how long each does.
+            betas: an inverse temperature for each sweep, rising, instead of `sweeps`; by default in equal ratios from
+                where the strongest field of a node hardly matters to where the root mean square of what is not zero among
+                biases and weights decides.
+            given: values of some nodes, by their names, that are held.
+
+        Returns:
+            `Annealing`: `states` (node, chain) and `best` (node,), nodes in the order of `nodes`, and `energies`.
+
+        Raises:
+            ValueError: an unknown node or value, temperatures that are not a finite vector, or fewer than one chain or
+                sweep.
+
+        Example:
+            >>> import chainrule as cr, jax
+            >>> from chainrule.graphs.formats.qubo import from_qubo
+            >>> problem = from_qubo({("tea", "tea"): -1.0, ("milk", "milk"): -2.0, ("tea", "milk"): 4.0})
+            >>> machine = cr.BoltzmannMachine.from_graph(problem)
+            >>> found = machine.anneal(jax.random.key(0), sweeps=50)
+            >>> dict(zip(machine.nodes, found.best.tolist())), found.energies.min().item()
+            ({'tea': 0, 'milk': 1}, -2.0)
+        """
+        if num_chains < 1 or sweeps < 1:
+            raise ValueError(f"num_chains is {num_chains} and sweeps {sweeps}; at least one of each is needed")
+        betas = ladder(self, sweeps) if betas is None else betas
+        check_betas(betas, ndim=1)
+        betas = jnp.asarray(betas, self.bias.dtype)
+        return learning.anneal(key, self.couplings, self.form, num_chains, betas, *self._held(given))
+
+    def temper(
+        self,
+        key: Key[Array, ""],
+        num_samples: int,
+        *,
+        num_chains: int = 1,
+        betas: Float[Array, " beta"] | None = None,
+        thin: int = 10,
+        burn: int = 100,
+    ) -> tempering.Tempering:
+        """Draw states by parallel tempering, where chains of `sample` would stay in one of several modes.
+
+        Args:
+            key: random key.
+            num_samples: how many records of each chain.
+            num_chains: how many chains, each of which has a copy at every β.
+            betas: the ladder, rising, whose last entry is recorded; by default the squares of 16 numbers from 0 to 1.
+            thin: sweeps before each record.
+            burn: about how many sweeps are left out at the start.
+
+        Returns:
+            `Tempering`: `records` (sample, chain, node), `states` (node, chain, β), nodes in the order of `nodes`, and
+            `swap_rates`: where one is near 0, put more β between its two.
+
+        Raises:
+            ValueError: temperatures that are not a finite vector of two or more, or fewer than one sample, chain or sweep.
+
+        Example:
+            >>> import chainrule as cr, jax, networkx as nx
+            >>> graph = nx.complete_graph(4)
+            >>> nx.set_edge_attributes(graph, 2.0, "weight")
+            >>> machine = cr.BoltzmannMachine.from_graph(graph, states=(-1, 1))  # all up or all down
+            >>> found = machine.temper(jax.random.key(0), 3, num_chains=5)
+            >>> found.records.shape
+            (3, 5, 4)
+        """
+        for name, value, least in (("num_samples", num_samples, 1), ("num_chains", num_chains, 1), ("thin", thin, 1)):
+            if value < least:
+                raise ValueError(f"{name} is {value}; wanted at least {least}")
+        betas = np.linspace(0, 1, 16) ** 2 if betas is None else betas
+        check_betas(betas, ndim=1)
+        early = -(-max(burn, 0) // thin)
+        betas = jnp.asarray(betas, self.bias.dtype)
+        found = learning.temper(key, self.couplings, self.form, betas, num_chains, early + num_samples, thin)
+        return eqx.tree_at(lambda f: f.records, found, found.records[early:])
 
     def mean_field(
         self, *, given: Mapping[Hashable, int] | None = None, key: Key[Array, ""] | None = None
@@ -336,6 +456,14 @@ class BoltzmannMachine(eqx.Module):
         hidden = set(self.hidden)
         last = np.array([name in hidden for name in self.nodes])
         return self.couplings.rank[np.argsort(last, kind="stable")]
+
+    def _held(self, given):
+        """Which nodes of the form are held, and their values; two times None if none is."""
+        clamp, values = as_state(given or {}, self.nodes, self.states)
+        if not clamp.any():
+            return None, None
+        order = np.asarray(self.couplings.order)
+        return jnp.asarray(clamp[order])[:, None], jnp.asarray(values[order])[:, None]
 
     def _tiny(self, what):
         if self.num_nodes > exact.MOST:

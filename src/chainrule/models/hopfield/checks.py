@@ -20,6 +20,8 @@ def check_signs(values, name: str, *, size: int | None = None, ndim: tuple[int, 
     if values.ndim not in ndim or (size is not None and values.shape[-1] != size):
         wanted = " or ".join({1: "({})", 2: "(several, {})"}[n].format(size or "unit") for n in ndim)
         raise ValueError(f"{name} has shape {values.shape}; wanted {wanted}")
+    if (masked := np.argwhere(np.ma.getmask(values))).size:
+        raise ValueError(f"{name}{masked[0].tolist()} is masked; give -1 or +1, and recall repairs what is wrong")
     if is_concrete(values):
         rows = np.asarray(values)
         wrong = np.argwhere(~((rows == 1) | (rows == -1)))

@@ -48,6 +48,7 @@ def retrieve(
         raise ValueError(
             f"values have shape {answers.shape}; {len(patterns)} patterns ask for ({len(patterns)}, value)"
         )
+    check_numbers(answers, lambda place: f"values{list(place)}")
     return _attend(patterns, query, _check_beta(beta, patterns.dtype), answers)
 
 

@@ -88,7 +88,7 @@ class DenseMemory(eqx.Module):
         interaction: `hopfield.Polynomial(degree)`, of degree 3 by default, or `hopfield.Exponential()`.
 
     Raises:
-        ValueError: no patterns, or entries that are not ±1; 0/1 patterns are 2·x − 1 here.
+        ValueError: no patterns, entries that are not ±1 (0/1 patterns are 2·x − 1 here), or another interaction.
 
     Example:
         >>> import jax, chainrule as cr
@@ -112,6 +112,8 @@ class DenseMemory(eqx.Module):
             raise ValueError(f"patterns have shape {rows.shape}; there is nothing to store")
         self.patterns = as_array(rows)
         self.interaction = Polynomial() if interaction is None else interaction
+        if not isinstance(self.interaction, AbstractInteraction):
+            raise ValueError(f"interaction is {interaction!r}; wanted hopfield.Polynomial(n) or hopfield.Exponential()")
 
     @property
     def num_units(self) -> int:

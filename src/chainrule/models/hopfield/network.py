@@ -15,12 +15,15 @@ from equinox import Module, field
 from jaxtyping import Array, Float, Key, Num
 
 from ...forms.chain import is_concrete
+from ...graphs.couplings import check_graph_of
 from ...graphs.factor_graph import FactorGraph
 from ...inference import recall as engine
 from ..emissions.base import as_parameter
 from .checks import check_labels, check_numbers, check_signs, check_sweeps
 from .results import Recall, as_columns, result
 from .rules import AbstractRule, Hebb
+
+STATES = (-1, 1)
 
 
 class Hopfield(Module):
@@ -80,12 +83,17 @@ class Hopfield(Module):
             units: names of the units.
 
         Raises:
-            ValueError: no patterns, or entries that are not ±1; 0/1 patterns are 2·x − 1 here.
+            ValueError: no patterns, entries that are not ±1 (0/1 patterns are 2·x − 1 here), or a rule that is none.
         """
         rows = check_signs(patterns, "patterns", ndim=(2,))
         if not rows.size:
             raise ValueError(f"patterns have shape {rows.shape}; there is nothing to store")
-        return cls((Hebb() if rule is None else rule).couplings(np.asarray(rows, float)), units=units)
+        rule = Hebb() if rule is None else rule
+        if not isinstance(rule, AbstractRule):
+            raise ValueError(
+                f"rule is {rule!r}; wanted hopfield.Hebb(), Storkey(), PseudoInverse() or another AbstractRule"
+            )
+        return cls(rule.couplings(np.asarray(rows, float)), units=units)
 
     @classmethod
     def random(cls, key: Key[Array, ""], num_units: int) -> "Hopfield":
@@ -100,10 +108,19 @@ class Hopfield(Module):
         """The network of a graph: edges carry `weight`, nodes may carry `bias` (zero otherwise).
 
         Raises:
-            ValueError: a directed graph or multigraph, a self-loop, or an edge without a weight.
+            ValueError: a directed graph or multigraph, a self-loop, an edge without a weight, hidden nodes, or a graph that
+                says it is of other `states` than −1 and 1 or has a `constant`.
+
+        Example:
+            >>> import chainrule as cr, networkx as nx
+            >>> cr.Hopfield.from_graph(nx.Graph([("a", "b", {"weight": -1.0})])).recall([1, 1]).states.tolist()
+            [-1.0, 1.0]
         """
         if not isinstance(graph, nx.Graph) or graph.is_directed() or graph.is_multigraph():
             raise ValueError(f"couplings go both ways: wanted an undirected nx.Graph, got {type(graph).__name__}")
+        check_graph_of(graph, STATES, "a Hopfield network")
+        if hidden := [name for name, flag in graph.nodes(data="hidden") if flag]:
+            raise ValueError(f"unit {hidden[0]!r} is hidden; of a Hopfield network all units are seen")
         place = {name: i for i, name in enumerate(graph)}
         couplings = np.zeros((len(place), len(place)))
         for u, v, weight in graph.edges(data="weight"):
@@ -116,8 +133,8 @@ class Hopfield(Module):
         return cls(couplings, biases, tuple(graph))
 
     def graph(self) -> nx.Graph:
-        """The network as a networkx graph: an edge for each coupling that is not zero."""
-        made = nx.Graph()
+        """The network as a networkx graph of spins: an edge for each coupling that is not zero."""
+        made = nx.Graph(states=STATES)
         couplings = np.asarray(self.couplings, float)
         for name, bias in zip(self.units, np.asarray(self.biases, float), strict=True):
             made.add_node(name, bias=float(bias))

@@ -24,6 +24,7 @@ import numpy as np
 from jax import lax
 from jaxtyping import Array, Float, Key
 
+from ...forms.chain import is_concrete
 from ...learning import minibatch
 from ...learning import progress as bars
 from ...learning.fit import Fit, Status
@@ -45,7 +46,7 @@ class ClassificationRBM(eqx.Module):
         labels: names of the labels; 0, 1, … by default.
 
     Raises:
-        ValueError: shapes that do not fit, or names that do not.
+        ValueError: shapes or names that do not fit, or parameters that are not finite.
 
     Example:
         >>> import jax, numpy as np, chainrule as cr
@@ -74,6 +75,10 @@ class ClassificationRBM(eqx.Module):
         self.label_bias = as_parameter(np.zeros(count) if label_bias is None else label_bias)
         if self.label_bias.shape != (count,):
             raise ValueError(f"label_bias has shape {self.label_bias.shape}; wanted ({count},)")
+        for name in ("label_weights", "label_bias"):
+            values = getattr(self, name)
+            if is_concrete(values) and not np.isfinite(np.asarray(values)).all():
+                raise ValueError(f"{name} has entries that are NaN or infinite")
         self.labels = tuple(range(count)) if labels is None else tuple(labels)
         if len(self.labels) != count or len(set(self.labels)) != count:
             raise ValueError(f"labels are {self.labels!r}; wanted {count} different names")
@@ -151,8 +156,19 @@ class ClassificationRBM(eqx.Module):
                 raise ValueError(f"row {row}: {name!r} is not a label; they are {list(self.labels)}")
         return np.array([known[name] for name in names], np.int32)
 
-    def given(self, code) -> RBM:
-        """The machine of v alone when the label is known: an RBM with hidden biases b + U_y."""
+    def given(self, label: Hashable) -> RBM:
+        """The machine of v alone when the label is known, by name: an RBM with hidden biases b + U_y.
+
+        Raises:
+            ValueError: a name that is no label.
+
+        Example:
+            >>> import chainrule as cr
+            >>> model = cr.ClassificationRBM(cr.RBM([[0.0]]), [[1.0], [2.0]], labels=("low", "high"))
+            >>> model.given("high").hidden_bias.tolist()
+            [2.0]
+        """
+        code = self.codes([label], 1)[0]
         return eqx.tree_at(lambda m: m.hidden_bias, self.machine, self.machine.hidden_bias + self.label_weights[code])
 
     # Learning
@@ -188,13 +204,15 @@ class ClassificationRBM(eqx.Module):
             A `Fit`; `log_prob` is Σ log p(y | v), and `history` the objective's stochastic estimate by epoch.
 
         Raises:
-            ValueError: data or labels that do not fit, weights that are negative or all zero.
+            ValueError: data, labels or a method that do not fit, weights that are negative or all zero.
         """
         if not (discriminative >= 0 and generative >= 0 and discriminative + generative > 0):
             raise ValueError(f"weights are {discriminative} and {generative}; wanted numbers from 0 on, not both 0")
         if sweeps < 1:
             raise ValueError(f"sweeps is {sweeps}; at least one is needed")
         method = MiniBatch(epochs=20, batch_size=100) if method is None else method
+        if not isinstance(method, MiniBatch):
+            raise ValueError(f"a ClassificationRBM is fitted by MiniBatch(), not by {type(method).__name__}")
         rows = as_rows(self.machine, v, missing=True)
         codes = self.codes([y] if rows.single else y, len(rows.values))
         data = jax.device_put((rows.values, rows.observed, codes))
@@ -215,8 +233,9 @@ class ClassificationRBM(eqx.Module):
         model = state.answer if watch is None else watch.best
         history = -np.concatenate(losses).reshape(-1, len(order) // method.epochs).mean(1)
         log_prob = float(_total(model, data))
-        stopped = len(history) < method.epochs
-        status = Status.STOPPED_EARLY if stopped else Status.MAX_ITERATIONS
+        status = Status.STOPPED_EARLY if len(history) < method.epochs else Status.MAX_ITERATIONS
+        if not all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(state.answer)):  # whatever was best before
+            status = Status.DIVERGED
         return Fit(
             model=model,
             status=status if np.isfinite(log_prob) else Status.DIVERGED,

@@ -32,7 +32,7 @@ def as_rows(machine, v, *, missing: bool = False) -> Rows:
         ValueError: a shape that does not fit, values that the units cannot take, or missing ones where all are needed.
     """
     if not is_concrete(v):
-        return _traced(machine, v)
+        return _traced(machine, v, missing)
     hidden = np.ma.getmaskarray(v) if isinstance(v, np.ma.MaskedArray) else None
     values = np.asarray(v)
     if values.dtype.kind not in "buif":
@@ -82,13 +82,13 @@ def _is_binary(values) -> bool:
     return values.dtype.kind == "b" or (values.dtype.kind == "u" and values.max() <= 1)
 
 
-def _traced(machine, v) -> Rows:
+def _traced(machine, v, missing) -> Rows:
     """Rows inside somebody's `jit`: nothing can be checked, and nothing is missing but −1 in categorical units."""
     single = v.ndim == 1
     values = v[None] if single else v
     if values.ndim != 2 or values.shape[1] != machine.num_visible:
         raise ValueError(f"data have shape {v.shape}; wanted (rows, {machine.num_visible})")
-    return Rows(values, None, single)
+    return Rows(values, values >= 0 if missing and machine.visible.width > 1 else None, single)
 
 
 def columns(machine, values):

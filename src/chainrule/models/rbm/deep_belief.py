@@ -115,7 +115,7 @@ class DeepBeliefNetwork(eqx.Module):
         """Fit the layers one after the other, each to a draw of the hidden units below for each row.
 
         Args:
-            data: rows (n, units).
+            data: rows (n, units), none of their entries missing.
             method: for all layers, or one for each.
             key: seeds everything.
             progress: whether to show bars.
@@ -129,6 +129,7 @@ class DeepBeliefNetwork(eqx.Module):
         methods = [method] * len(self.layers) if isinstance(method, CD | PCD | None) else list(method)
         if len(methods) != len(self.layers):
             raise ValueError(f"{len(methods)} methods for {len(self.layers)} layers")
+        as_rows(self.layers[0], data)  # all of them, before the first layer takes its time
         fits, values = [], data
         for layer, chosen, k in zip(self.layers, methods, jax.random.split(key, len(self.layers)), strict=True):
             first, second = jax.random.split(k)

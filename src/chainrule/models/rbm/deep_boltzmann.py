@@ -23,6 +23,7 @@ import numpy as np
 from jax import lax
 from jaxtyping import Array, Float, Key
 
+from ...forms.chain import is_concrete
 from ...learning.contrastive import PCD
 from ...learning.fit import Fit
 from ...learning.validation import Validation
@@ -31,6 +32,7 @@ from . import engine, learning
 from .data import answer, as_rows
 from .likelihood import PartitionBounds
 from .machine import RBM
+from .units import Binary
 
 
 class DeepBoltzmannMachine(eqx.Module):
@@ -41,7 +43,8 @@ class DeepBoltzmannMachine(eqx.Module):
         biases: of all layers, the visible one first; zeros if not given.
 
     Raises:
-        ValueError: fewer than two layers of weights (that is an `RBM`), or shapes that do not fit.
+        ValueError: fewer than two layers of weights (that is an `RBM`), shapes that do not fit, or parameters that are
+            not finite.
 
     Example:
         >>> import jax, numpy as np, chainrule as cr
@@ -66,6 +69,10 @@ class DeepBoltzmannMachine(eqx.Module):
                 raise ValueError(f"weights {n} have shape {w.shape}; the layer below asks for {sizes[n]} rows")
         if [b.shape for b in self.biases] != [(n,) for n in sizes]:
             raise ValueError(f"biases have shapes {[b.shape for b in self.biases]}; wanted {[(n,) for n in sizes]}")
+        for name, arrays in (("weights", self.weights), ("biases", self.biases)):
+            for n, values in enumerate(arrays):
+                if is_concrete(values) and not np.isfinite(np.asarray(values)).all():
+                    raise ValueError(f"{name} {n} have entries that are NaN or infinite")
 
     @classmethod
     def random(
@@ -95,7 +102,19 @@ class DeepBoltzmannMachine(eqx.Module):
         return _flat(self.weights, self.biases)
 
     def energy(self, layers: Sequence[Any]) -> Any:
-        """E(v, h¹, …) of rows of all layers."""
+        """E(v, h¹, …) of rows (n, units) of all layers.
+
+        Raises:
+            ValueError: not one array for each layer, different numbers of rows, or values other than 0 and 1.
+        """
+        if len(layers) != len(self.sizes):
+            raise ValueError(f"{len(layers)} layers of values for {len(self.sizes)} of units")
+        for n, (x, size) in enumerate(zip(layers, self.sizes, strict=True)):
+            if np.shape(x) != (len(layers[0]), size):
+                raise ValueError(f"layer {n} has shape {np.shape(x)}; wanted {(len(layers[0]), size)}")
+            if is_concrete(x) and (bad := ~Binary().allows(np.asarray(x))).any():
+                row, unit = np.argwhere(bad)[0]
+                raise ValueError(f"layer {n}, row {row}, unit {unit} is {np.asarray(x)[row, unit]}; units are 0 or 1")
         layers = [jnp.asarray(x, self.biases[0].dtype) for x in layers]
         linear = sum((x * b[None]).sum(-1) for x, b in zip(layers, self.biases, strict=True))
         pairs = zip(layers, self.weights, layers[1:], strict=False)
@@ -103,6 +122,7 @@ class DeepBoltzmannMachine(eqx.Module):
 
     def features(self, v, *, iterations: int = 50) -> Any:
         """Mean-field probabilities of the highest layer, (n, units)."""
+        _check_iterations(iterations)
         rows = self._rows(v)
         return answer(rows, _mean_field(self, rows.values, iterations)[-1])
 
@@ -116,6 +136,7 @@ class DeepBoltzmannMachine(eqx.Module):
             log_partition: log Z, exact or one end of `log_partition_bounds`; by default by enumeration.
             iterations: of mean field.
         """
+        _check_iterations(iterations)
         rows = self._rows(v)
         log_z = self.as_rbm().log_partition() if log_partition is None else log_partition
         return answer(rows, _bound(self, rows.values, iterations) - jnp.asarray(log_z, self.biases[0].dtype))
@@ -158,8 +179,7 @@ class DeepBoltzmannMachine(eqx.Module):
         method = PCD() if method is None else method
         if not isinstance(method, PCD):
             raise ValueError(f"a deep Boltzmann machine is fitted by PCD(), not by {type(method).__name__}")
-        if iterations < 1:
-            raise ValueError(f"iterations is {iterations}; mean field needs at least one")
+        _check_iterations(iterations)
         rows, flat = self._rows(data), self.as_rbm()
         lowest = RBM(self.weights[0], self.biases[0])
         base, _ = lowest.visible.start(rows.values, None)
@@ -190,6 +210,11 @@ class DeepBoltzmannMachine(eqx.Module):
 
     def __repr__(self):
         return f"DeepBoltzmannMachine({' - '.join(map(str, self.sizes))})"
+
+
+def _check_iterations(iterations: int) -> None:
+    if iterations < 1:
+        raise ValueError(f"iterations is {iterations}; mean field needs at least one")
 
 
 def _flat(weights, biases) -> RBM:

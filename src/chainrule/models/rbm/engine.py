@@ -17,6 +17,8 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+from ...inference.gibbs import uniform
+
 HIGHEST = lax.Precision.HIGHEST
 
 
@@ -61,10 +63,11 @@ def energy(machine, x, hidden, observed=None):
 def uniforms(machine, key, rows):
     """Numbers in (0, 1) for one sweep: for the visible units (rows, V), and for the hidden ones (rows, H).
 
-    They are drawn together because each use of a generator is compiled anew, for seconds with some of them.
+    They are drawn together because each use of a generator is compiled anew, for seconds with some of them. As the middles
+    of equal parts they have no number below all others: such a one would be the tail of normal and rare draws.
     """
-    width, dtype = machine.num_visible, machine.dtype
-    both = jax.random.uniform(key, (rows, width + machine.num_hidden), dtype, minval=jnp.finfo(dtype).tiny)
+    width = machine.num_visible
+    both = uniform(key, (rows, width + machine.num_hidden), machine.dtype)
     return both[:, :width], both[:, width:]
 
 

@@ -5,20 +5,51 @@ from typing import Any
 import networkx as nx
 import numpy as np
 
+from ...graphs.couplings import check_graph_of, read_graph
 from ...graphs.factor_graph import FactorGraph
 from .units import Binary
+
+STATES = (0, 1)
 
 
 def unit_graph(machine) -> nx.Graph:
     """See `RBM.graph`."""
     if machine.visible.width > 1:
         raise ValueError("categorical units have a bias and a weight for each value, which one edge cannot carry")
-    graph = nx.Graph()
+    if not isinstance(machine.visible, Binary) or not isinstance(machine.hidden, Binary):
+        raise ValueError(f"a graph of biases and weights is one of binary units, which {machine!r} is not")
+    graph = nx.Graph(states=STATES)
     weights, a, b = (np.asarray(p, float) for p in (machine.weights, machine.visible_bias, machine.hidden_bias))
     graph.add_nodes_from((("v", i), {"bias": float(bias), "bipartite": 0}) for i, bias in enumerate(a))
-    graph.add_nodes_from((("h", j), {"bias": float(bias), "bipartite": 1}) for j, bias in enumerate(b))
+    graph.add_nodes_from((("h", j), {"bias": float(bias), "bipartite": 1, "hidden": True}) for j, bias in enumerate(b))
     graph.add_edges_from((("v", i), ("h", j), {"weight": float(weights[i, j])}) for i, j in np.ndindex(weights.shape))
     return graph
+
+
+def parameters(graph: nx.Graph) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Weights and both biases of a graph; see `RBM.from_graph`."""
+    edges = read_graph(graph)
+    check_graph_of(graph, STATES, "a restricted Boltzmann machine")
+    hidden = np.array([bool(graph.nodes[name].get("hidden", False)) for name in edges.labels])
+    if hidden.all() or not hidden.any():
+        raise ValueError(
+            f"{int(hidden.sum())} of {len(hidden)} nodes are hidden; give hidden=True to those of one layer, and "
+            "not to the visible ones"
+        )
+    inside = hidden[edges.ends[0]] == hidden[edges.ends[1]]
+    if inside.any():
+        u, v = (edges.labels[n] for n in edges.ends[:, np.argmax(inside)])
+        layer = "hidden" if hidden[edges.ends[0][inside][0]] else "visible"
+        raise ValueError(
+            f"{u!r} and {v!r} are both {layer} and joined; a restricted machine has no edges within a layer, "
+            "BoltzmannMachine.from_graph takes any"
+        )
+    place = np.where(hidden, np.cumsum(hidden), np.cumsum(~hidden)) - 1
+    swap = hidden[edges.ends[0]]
+    visible_end, hidden_end = np.where(swap, edges.ends[::-1], edges.ends)
+    weights = np.zeros(((~hidden).sum(), hidden.sum()))
+    weights[place[visible_end], place[hidden_end]] = edges.weights
+    return weights, edges.bias[~hidden], edges.bias[hidden]
 
 
 def factor_graph(machine) -> FactorGraph:

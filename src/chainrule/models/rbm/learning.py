@@ -10,7 +10,8 @@ go with variables around μ = ⟨s(v)⟩ and λ = ⟨h⟩, the means over the da
     ∇_W' = ∇_W − ∇_a λᵀ − μ ∇_bᵀ,    ΔW = η ∇_W',    Δa = η ∇_a − ΔW λ,    Δb = η ∇_b − μ ΔW.
 
 This is the algorithm of Melchior, Fischer and Wiskott (2016): what they do to the biases when offsets move is not needed,
-because the machine's own parameters never contain offsets.
+because the machine's own parameters never contain offsets. Where rows miss entries μ is 0: around the mean of a unit that
+a row does not have, its b' would contain weights of that unit.
 """
 
 from functools import partial
@@ -91,7 +92,7 @@ def outcome(model, state: "Training", status: Status, scores, num_observations: 
         model=model,
         status=status,
         iterations=int(state.step),
-        log_prob=float("nan") if status is Status.DIVERGED else log_prob(),
+        log_prob=log_prob() if _is_finite(state.machine) else float("nan"),
         history=np.asarray(state.history, float),
         restart_objectives=np.zeros(0),
         degenerate=np.zeros(state.machine.num_hidden, bool),
@@ -139,11 +140,16 @@ def descend(
                     break
     done = int(state.step) // (steps // epochs)
     state = state._replace(history=np.asarray(state.history)[:done])
+    status = Status.STOPPED_EARLY if done < epochs else Status.MAX_ITERATIONS
+    if not _is_finite(state.machine):  # whatever was best before
+        status = Status.DIVERGED
     if watch is not None:
         state = state._replace(machine=watch.best)
-    finite = all(bool(jnp.isfinite(leaf).all()) for leaf in jax.tree.leaves(state.machine))
-    status = Status.STOPPED_EARLY if done < epochs else Status.MAX_ITERATIONS
-    return state, status if finite else Status.DIVERGED, None if watch is None else np.array(watch.scores)
+    return state, status, None if watch is None else np.array(watch.scores)
+
+
+def _is_finite(machine) -> bool:
+    return all(bool(jnp.isfinite(leaf).all()) for leaf in jax.tree.leaves(machine))
 
 
 def _means(machine, values, observed) -> np.ndarray:
@@ -268,7 +274,10 @@ def _step(state: Training, values, observed, method, pace: Pace, key, fill):
     slope = eqx.tree_at(lambda m: m.visible, slope, slow)
 
     hidden_mean = state.hidden_mean + OFFSET_RATE * (data.on.mean(0) - state.hidden_mean)
-    offsets = machine.visible.statistic(visible_mean[None])[0], hidden_mean
+    offset = machine.visible.statistic(visible_mean[None])[0]
+    if observed is not None:  # a unit that a row does not have may not act on it by its mean
+        offset = jnp.zeros_like(offset)
+    offsets = offset, hidden_mean
     direction = centre(slope, *offsets) if method.centred else slope
     if isinstance(machine.visible, Gaussian):
         direction = _in_units_of_data(direction, machine.visible)
@@ -383,7 +392,7 @@ def exchange(machine, key, base, betas, x, drive):
     down = jnp.repeat(jnp.roll(betas, -1), chains)[:, None]
     here, before, after = density(own), density(up), density(down)
     gain = (after[:-1] + before[1:]) - (here[:-1] + here[1:])  # pair t, t + 1
-    accepted = jnp.log(jax.random.uniform(key, gain.shape, gain.dtype)) < gain
+    accepted = jnp.log(engine.uniform(key, gain.shape, gain.dtype)) < gain
     parity = jax.random.bernoulli(jax.random.fold_in(key, 1))
     turn = (jnp.arange(count - 1) % 2 == 0) == parity
     accepted = accepted & turn[:, None]

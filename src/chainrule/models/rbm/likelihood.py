@@ -12,7 +12,9 @@ from ...forms.chain import is_concrete
 from ...inference import annealing
 from . import engine
 from .data import answer, as_rows, columns
-from .units import Binary
+from .units import Binary, Gaussian, Rectified
+
+_STARTS, _CLIMBS = 16, 50  # of the search for a direction in which a density grows
 
 
 class PartitionBounds(eqx.Module):
@@ -69,6 +71,32 @@ def enumerable(machine, most: int) -> bool:
     return 0 <= layer(machine)[1] <= most
 
 
+def check_normalisable(machine) -> None:
+    """Raise a ValueError where Gaussian visible and rectified hidden units certainly have no Z.
+
+    With v summed out log p(h) is −½ hᵀ(1 − A)h and linear terms, A = Wᵀ σ⁻² W. If hᵀAh > |h|² for some h ≥ 0, the sum over
+    that direction is infinite. Such an h is looked for uphill from each hidden unit that is strong and from all together,
+    which may miss one: that there is none is NP-hard to know.
+    """
+    if not isinstance(machine.visible, Gaussian) or not isinstance(machine.hidden, Rectified):
+        return
+    if not (is_concrete(machine.weights) and is_concrete(machine.visible.log_variance)):
+        return
+    scaled = np.asarray(machine.weights, float) * np.exp(-np.asarray(machine.visible.log_variance, float) / 2)[:, None]
+    size = scaled.shape[1]
+    strong = np.argsort(-(scaled**2).sum(0))[:_STARTS]
+    h = np.concatenate([np.eye(size)[strong], np.ones((1, size)) / np.sqrt(size)])
+    for _ in range(_CLIMBS):
+        if (((h @ scaled.T) ** 2).sum(1) > 1).any():
+            raise ValueError(
+                "rectified hidden units drive each other through Gaussian visible ones to infinity: there is no Z, since "
+                "|Wh / standard deviation| > |h| for some h ≥ 0. Wanted smaller weights, larger variances, or binary hidden units"
+            )
+        up = np.maximum(h @ scaled.T @ scaled, 0)
+        length = np.sqrt((up**2).sum(1, keepdims=True))
+        h = np.where(length > 0, up / np.where(length > 0, length, 1), h)
+
+
 def log_partition(machine, most: int):
     """See `RBM.log_partition`."""
     by_hidden, size = layer(machine)
@@ -96,6 +124,7 @@ def bounds(machine, key, data, *, chains, stops, burn_in, tolerance) -> Partitio
     for name, value, least in (("chains", chains, 2), ("stops", stops, 2), ("burn_in", burn_in, 1)):
         if value < least:
             raise ValueError(f"{name} is {value}; wanted at least {least}")
+    check_normalisable(machine)
     rows = as_rows(machine, data)
     base, _ = machine.visible.start(rows.values, None)
     # rows evenly spread over the data, which may be sorted; some of them twice if there are too few

@@ -51,8 +51,11 @@ class RBM(eqx.Module):
     −1 for categorical units, or masked in a masked array) are units that the row's machine does not have, which is how
     Salakhutdinov, Mnih and Hinton (2007) model ratings.
 
+    Gaussian visible and rectified hidden units together have a distribution only where their weights are small enough:
+    hᵀ(1 − Wᵀ σ⁻² W)h > 0 for all h ≥ 0 but 0, surely so where the largest eigenvalue of Wᵀ σ⁻² W is below 1.
+
     Raises:
-        ValueError: shapes that do not fit, or parameters that are not finite.
+        ValueError: shapes that do not fit, parameters that are not finite, or weights with which there is no distribution.
 
     Example:
         >>> import chainrule as cr, numpy as np
@@ -100,6 +103,7 @@ class RBM(eqx.Module):
             values = getattr(self, name)
             if is_concrete(values) and not np.isfinite(np.asarray(values)).all():
                 raise ValueError(f"{name} has entries that are NaN or infinite")
+        likelihood.check_normalisable(self)
 
     @classmethod
     def random(
@@ -133,6 +137,27 @@ class RBM(eqx.Module):
         bias, visible = made.visible.start(rows.values, rows.observed)
         return cls(weights, bias, visible=visible, hidden=hidden)
 
+    @classmethod
+    def from_graph(cls, graph: nx.Graph) -> "RBM":
+        """The machine of binary units that a bipartite graph describes, such as `graph()` writes.
+
+        Args:
+            graph: nodes of one layer carry `hidden=True`; nodes may carry `bias`, edges `weight` (0 where left out).
+                Columns of data are the visible nodes in the graph's order, features the hidden ones.
+
+        Raises:
+            ValueError: no layer of either kind, edges within one, numbers that are not finite, or a graph that says it is
+                of other `states` than 0 and 1 or has a `constant`.
+
+        Example:
+            >>> import chainrule as cr, networkx as nx
+            >>> graph = nx.Graph([("rain", "cause", {"weight": 2.0}), ("mud", "cause", {"weight": 1.0})])
+            >>> graph.nodes["cause"]["hidden"] = True
+            >>> cr.RBM.from_graph(graph).weights.tolist()
+            [[2.0], [1.0]]
+        """
+        return cls(*graphs.parameters(graph))
+
     # What it is
 
     @property
@@ -156,7 +181,13 @@ class RBM(eqx.Module):
         return not isinstance(self.visible, Gaussian)
 
     def graph(self) -> nx.Graph:
-        """The machine as a bipartite graph of ("v", i) and ("h", j), with `bias` on nodes and `weight` on edges."""
+        """The machine as a bipartite graph of ("v", i) and ("h", j), with `bias` on nodes and `weight` on edges.
+
+        Hidden nodes carry `hidden=True`, so that `BoltzmannMachine.from_graph` and `from_graph` read the same machine.
+
+        Raises:
+            ValueError: units that are not binary, whose parameters a graph cannot carry.
+        """
         return graphs.unit_graph(self)
 
     def factor_graph(self) -> FactorGraph:
@@ -194,10 +225,12 @@ class RBM(eqx.Module):
         Args:
             v: visible values, (n, visible units) or (visible units,).
             h: hidden values, (n, hidden units) or (hidden units,).
+
+        Raises:
+            ValueError: values that the units cannot take, or not one row of h for each of v.
         """
         rows = as_rows(self, v, missing=True)
-        hidden = jnp.asarray(h, self.dtype)
-        return answer(rows, queries.energy(self, rows.values, rows.observed, hidden[None] if rows.single else hidden))
+        return answer(rows, queries.energy(self, rows.values, rows.observed, queries.check_hidden(self, h, rows)))
 
     def free_energy(self, v) -> Any:
         """F(v) = −log Σ_h exp(−E(v, h)), by row: p(v) is proportional to exp(−F(v)).
@@ -352,6 +385,7 @@ class RBM(eqx.Module):
         """
         if num_samples < 1 or sweeps < 1:
             raise ValueError(f"num_samples is {num_samples} and sweeps {sweeps}; at least one of each is needed")
+        likelihood.check_normalisable(self)
         machine = self.tempered(temperature)
         if start is None:
             return queries.sample(machine, key, sweeps, num_samples=num_samples)
@@ -394,11 +428,12 @@ class RBM(eqx.Module):
             Means, (n, units), in the machine's dtype.
 
         Raises:
-            ValueError: noise outside its range.
+            ValueError: noise outside its range, or fewer than one sweep.
         """
         high = 1.0 if self.discrete else float("inf")
         if is_concrete(noise) and not 0 < noise < high:
             raise ValueError(f"noise is {noise}; wanted a number above 0 and below {high}")
+        queries.check_sweeps(sweeps)
         rows = as_rows(self, v)
         return answer(rows, queries.denoise(self, key, rows.values, jnp.asarray(noise, self.dtype), sweeps))
 

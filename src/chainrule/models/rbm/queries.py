@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
+from ...forms.chain import is_concrete
 from . import engine
 from .data import as_known, as_rows, columns, spread
 
@@ -56,6 +57,32 @@ def sample_from(machine, key, values, sweeps):
     return machine.visible.decode(lax.fori_loop(0, sweeps, body, columns(machine, values)))
 
 
+def check_sweeps(sweeps: int) -> None:
+    """Raise a ValueError if there is no sweep to be made."""
+    if sweeps < 1:
+        raise ValueError(f"sweeps is {sweeps}; at least one is needed")
+
+
+def check_hidden(machine, h, rows) -> np.ndarray:
+    """Hidden values (rows, hidden units), one for each row of data.
+
+    Raises:
+        ValueError: another shape, or values that the hidden units cannot take.
+    """
+    hidden = jnp.asarray(h, machine.dtype)
+    hidden = hidden[None] if rows.single and hidden.ndim == 1 else hidden
+    wanted = (len(rows.values), machine.num_hidden)
+    if hidden.shape != wanted:
+        raise ValueError(f"h has shape {np.shape(h)}; these rows of v ask for {wanted[1:] if rows.single else wanted}")
+    if is_concrete(h):
+        values = np.asarray(hidden)
+        bad = ~machine.hidden.allows(values)
+        if bad.any():
+            row, unit = np.argwhere(bad)[0]
+            raise ValueError(f"row {row}, hidden unit {unit} is {values[row, unit]}, which {machine.hidden!r} never is")
+    return hidden
+
+
 def complete_rows(machine, key, v, known, *, sweeps: int, mean: bool):
     """See `RBM.complete`."""
     given = np.asarray(v)
@@ -63,10 +90,12 @@ def complete_rows(machine, key, v, known, *, sweeps: int, mean: bool):
     mask = as_known(machine, known, len(several))
     if several.shape != mask.shape:
         raise ValueError(f"v has shape {given.shape}; wanted (rows, {machine.num_visible})")
+    if (lacking := np.argwhere(mask & np.ma.getmaskarray(v).reshape(mask.shape))).size:
+        row, column = lacking[0]
+        raise ValueError(f"row {row}, unit {column} is called known, but is missing: it is masked")
     clean = np.where(mask, several, np.zeros((), several.dtype))
     rows = as_rows(machine, clean)
-    if sweeps < 1:
-        raise ValueError(f"sweeps is {sweeps}; at least one is needed")
+    check_sweeps(sweeps)
     drawn, means = complete(machine, key, rows.values, mask, sweeps)
     found: np.ndarray = np.asarray(means if mean else drawn)
     # Known entries are copied from what was given, on the host, and not from what became of them on the way.

@@ -35,6 +35,8 @@ import numpy as np
 from jax import lax
 from jax.scipy.special import log_ndtr, ndtr, ndtri
 
+from ...forms.chain import is_concrete
+
 _LOG_2_PI = math.log(2 * math.pi)
 
 
@@ -83,9 +85,13 @@ class Binary(eqx.Module):
         """The expected value of each unit from the means of its columns."""
         return mean
 
+    def allows(self, values):
+        """Which concrete values are ours."""
+        return (values == 0) | (values == 1)
+
     def check(self, values, observed):
         """Say which of the concrete values is none of ours."""
-        bad = observed & (values != 0) & (values != 1)
+        bad = observed & ~self.allows(values)
         if bad.any():
             row, column = np.argwhere(bad)[0]
             raise ValueError(
@@ -220,15 +226,29 @@ class Gaussian(eqx.Module):
     Args:
         log_variance: log σ², shape (units,) or one number for all; 0 if not given.
         learned: whether fits change it, at a fiftieth of the learning rate: variances as fast as the weights
-            would leave these nothing to explain.
+            would leave these nothing to explain. If not, it stays what is given here.
 
     Values should be of order one: standardise data first.
+
+    Raises:
+        ValueError: a log variance that is not finite.
+
+    Example:
+        >>> import chainrule as cr
+        >>> machine = cr.RBM([[1.0]], visible=cr.units.Gaussian())
+        >>> machine.free_energy([0.0]) < machine.free_energy([3.0])
+        Array(True, dtype=bool)
     """
 
     log_variance: Any = None
     learned: bool = eqx.field(default=True, static=True)
 
     width = 1
+
+    def __check_init__(self):
+        log_variance = self.log_variance
+        if log_variance is not None and is_concrete(log_variance) and not np.isfinite(np.asarray(log_variance)).all():
+            raise ValueError("Gaussian: log_variance has entries that are NaN or infinite")
 
     def score(self, x, bias):
         """Log g(x), by column."""
@@ -274,10 +294,13 @@ class Gaussian(eqx.Module):
     def start(self, values, observed):
         """Means of the data, and half of their variance: what is left is for the hidden units to explain.
 
-        With all of the variance no weight would have a reason to grow, and a fit would begin at a saddle point.
+        With all of the variance no weight would have a reason to grow, and a fit would begin at a saddle point. A variance
+        that is not learned stays.
         """
         total, count = totals(values, observed)
         mean = total / np.maximum(count, 1)
+        if not self.learned:
+            return mean, self
         variance = totals((values - mean) ** 2, observed)[0] / np.maximum(count, 1)
         if not (variance > 0).all():
             raise ValueError(
@@ -346,6 +369,10 @@ class Rectified(eqx.Module):
         first = _exceed(size, exponent)
         second = _exceed(size, jnp.maximum(exponent - jnp.log1p(first / size), 0))
         return jnp.where(x > -_FAR, jnp.maximum(inner, 0), second)  # rounding may end just below 0
+
+    def allows(self, values):
+        """Which concrete values are ours."""
+        return (values >= 0) & np.isfinite(values)
 
     def tempered(self, temperature):
         """Units at another temperature, measured in units of √T."""
