@@ -144,7 +144,6 @@ class NeuralFeature(AbstractFeature):
         parameters, rest = eqx.partition(self.module, eqx.is_inexact_array)
         others, static = eqx.partition(rest, eqx.is_array)
         mask, start = (np.asarray(x).T for x in (batch.layout.mask, batch.layout.start))
-        arrays = self.arrays(batch)
         # some rows at a time, since what a network computes on the way is far larger than what it says
         size, found = min(len(mask), _ROWS), []
         for begin in range(0, len(mask), size):
