@@ -28,6 +28,7 @@ from . import crf_inspection, crf_learning, crf_second_order
 from .crf_data import Taggings, gold_of, read_sentences, structure_of
 from .crf_objectives import Likelihood, MaxMargin, SoftmaxMargin
 from .crf_scores import IndexedSentences, best_labels, check_possible, indexed, scores_of, scores_of_one, weights_of
+from .data import host
 from .features.base import AbstractFeature, Batch, Gold, Options
 from .features.sparse import as_feature
 from .results import Path, Posterior, Table
@@ -188,7 +189,7 @@ class LinearChainCRF(eqx.Module):
         batch, free, scores = scores_of(self, x, known)
         states, total = engine.viterbi(scores, batch.layout)
         check_possible(total, scores)
-        log_prob = np.asarray(total) - np.asarray(engine.log_partition(free, batch.layout))
+        log_prob = host(total) - host(engine.log_partition(free, batch.layout))
         return Path(batch.prepared.per_step(states), batch.prepared.per_sequence(log_prob), self.labels)
 
     def k_best(self, x, k: int, *, known=None) -> Path:
@@ -202,11 +203,11 @@ class LinearChainCRF(eqx.Module):
         if not isinstance(k, int | np.integer) or k < 1:
             raise ValueError(f"k is {k!r}; ask for a whole number of labellings, at least one")
         batch, free, scores = scores_of(self, x, known)
-        states, score = map(np.asarray, engine.k_best(scores, batch.layout, int(k)))
+        states, score = map(host, engine.k_best(scores, batch.layout, int(k)))
         count, sizes = len(batch.sentences), [len(sentence) for sentence in batch.sentences]
         score = score[:count]
         check_possible(score[:, 0], scores)
-        log_prob = score - np.asarray(engine.log_partition(free, batch.layout))[:count, None]
+        log_prob = score - host(engine.log_partition(free, batch.layout))[:count, None]
         states = [s[:, :size] for s, size in zip(states, sizes, strict=False)]
         if batch.single:
             return Path(states[0], log_prob[0], self.labels)
@@ -231,7 +232,7 @@ class LinearChainCRF(eqx.Module):
         """Marginals p(y_t = k | x) and expected steps; `log_prob` is that of what is known, zero where that is nothing."""
         batch, free, scores = scores_of(self, x, known)
         total, marginals, steps = engine.posterior(scores, batch.layout)
-        steps = np.asarray(steps)
+        steps = host(steps)
         steps = steps if steps.ndim == 2 else steps.sum((0, *range(3, steps.ndim)))
         everything = total if known is None else engine.log_partition(free, batch.layout)
         check_possible(everything, free)
@@ -242,7 +243,7 @@ class LinearChainCRF(eqx.Module):
         """Marginals of steps p(y_{t−1} = i, y_t = j | x), shape (T − 1, K, K): a list of them for several sentences."""
         batch, _, scores = scores_of(self, x, known)
         check_possible(engine.log_partition(scores, batch.layout), scores)
-        found = [steps[1:] for steps in batch.layout.unpack(np.asarray(engine.pair_marginals(scores, batch.layout)))]
+        found = [steps[1:] for steps in batch.layout.unpack(engine.pair_marginals(scores, batch.layout))]
         return found[0] if batch.single else found
 
     def triple_posterior(self, x, *, known=None):
@@ -256,8 +257,8 @@ class LinearChainCRF(eqx.Module):
             )
         batch, _, scores = scores_of(self, x, known)
         check_possible(engine.log_partition(scores, batch.layout))
-        triples = batch.layout.unpack(np.asarray(crf_second_order.triple_marginals(scores, batch.layout)))
-        found = [np.moveaxis(one[2:, ..., :-1], -1, 1) for one in triples]
+        triples = batch.layout.unpack(crf_second_order.triple_marginals(scores, batch.layout))
+        found = [one[2:, ..., :-1].transpose(0, 3, 1, 2) for one in triples]
         return found[0] if batch.single else found
 
     def sample(self, key: Key[Array, ""], x, num_samples: int = 1, *, known=None) -> Path:
@@ -270,15 +271,14 @@ class LinearChainCRF(eqx.Module):
         batch, _, scores = scores_of(self, x, known)
         paths, total = engine.sample(key, scores, batch.layout, num_samples=num_samples)
         check_possible(total, scores)
-        drawn = [p.T for p in batch.layout.unpack(np.asarray(paths))]
+        drawn = [p.T for p in batch.layout.unpack(paths)]
         return Path(drawn[0] if batch.single else drawn, batch.prepared.per_sequence(total), self.labels)
 
     def entropy(self, x, *, known=None):
         """Entropy of p(y | x) in nats, how undecided the whole labelling is: a number, or one for each sentence."""
         batch, _, scores = scores_of(self, x, known)
         check_possible(engine.log_partition(scores, batch.layout), scores)
-        found = np.asarray(engine.entropy(scores, batch.layout))
-        return float(found[0]) if batch.single else found[: len(batch.sentences)]
+        return batch.prepared.per_sequence(engine.entropy(scores, batch.layout))
 
     def chain(self, x, *, known=None) -> Chain:
         """The chain form of one sentence, to be handed to any engine.

@@ -25,7 +25,7 @@ from ..inference.rows import Either
 from ..learning.em import EM
 from ..learning.fit import Fit
 from . import hmm_engine as engine
-from .data import Prepared, prepare, query
+from .data import Prepared, host, prepare, query
 from .emissions import AbstractEmission, Custom
 from .emissions.base import as_parameter, generator, parameters
 from .markov_chain import as_probabilities, chain_from_graph, chain_graph, check_chain
@@ -170,12 +170,11 @@ class HMM(eqx.Module):
         """
         batch, fixed = _prepared(self, data, known)
         log_prob, marginals, transitions = engine.posterior(self, batch.sequences, fixed)
-        transitions = np.asarray(transitions) if is_concrete(transitions) else transitions
         return assemble(
             Posterior,
             log_prob=batch.per_sequence(log_prob),
             marginals=batch.per_step(marginals),
-            transitions=transitions,
+            transitions=host(transitions),
             states=self.states,
         )
 
@@ -207,7 +206,7 @@ class HMM(eqx.Module):
             raise ValueError(f"k is {k!r}; ask for a whole number of paths, at least one")
         batch, fixed = _prepared_one(self, data, known, "k_best")
         states, log_prob = engine.k_best(self, batch.sequences, fixed, k)
-        return Path(batch.per_step(states).T, _host(log_prob), self.states)
+        return Path(batch.per_step(states).T, host(log_prob), self.states)
 
     def sample(self, key: Key[Array, ""], length: int, num_samples: int | None = None):
         """Draw states and observations: (states (T,), x (T, *event)), with a leading axis if `num_samples` is given."""
@@ -233,7 +232,7 @@ class HMM(eqx.Module):
     def entropy(self, data, *, known=None):
         """Entropy of p(z | x) in nats, of one sequence: how undecided the whole path is; 0 if x is impossible."""
         batch, fixed = _prepared_one(self, data, known, "entropy")
-        return _host(engine.entropy(self, batch.sequences, fixed))
+        return host(engine.entropy(self, batch.sequences, fixed))
 
     def chain(self, x) -> Chain:
         """The chain form of p(z, x) for one sequence, to be handed to any engine."""
@@ -437,10 +436,6 @@ def _known(model: HMM, known, batch: Prepared):
     for indices, row, offset in places:
         fixed[offset : offset + len(indices), row] = indices
     return fixed
-
-
-def _host(value):
-    return np.asarray(value) if is_concrete(value) else value
 
 
 def _checked_prior(prior: HMMPrior, size: int) -> HMMPrior:

@@ -26,6 +26,7 @@ from .crf_data import as_allowed, gold_of, last_tokens, read_sentences, sentence
 from .crf_engine import Structure
 from .crf_objectives import Likelihood
 from .crf_scores import check_possible
+from .data import host
 from .features.base import Batch, Options
 from .features.segments import Placed, as_placed
 from .results import Table
@@ -33,7 +34,6 @@ from .segmentations import (
     Segmented,
     SegmentPath,
     SegmentPosterior,
-    cut,
     read_segmentations,
     steps_left,
     tags_of_segments,
@@ -165,9 +165,8 @@ class SemiMarkovCRF(eqx.Module):
         batch, left, free, scores = self._scores(x, known)
         states, total = engine.viterbi(scores, left, batch.layout)
         check_possible(total)
-        log_prob = np.asarray(total) - np.asarray(engine.log_partition(free, left, batch.layout))
-        segments = [cut(one, self.labels) for one in batch.layout.unpack(np.asarray(states))]
-        return SegmentPath(segments[0] if batch.single else segments, batch.prepared.per_sequence(log_prob))
+        log_prob = host(total) - host(engine.log_partition(free, left, batch.layout))
+        return SegmentPath(batch.prepared.per_step(states), batch.prepared.per_sequence(log_prob), self.labels)
 
     def k_best(self, x, k: int, *, known=None) -> SegmentPath:
         """The k most probable segmentations of one sentence, best first. Where fewer are possible, the rest are empty."""
@@ -176,10 +175,8 @@ class SemiMarkovCRF(eqx.Module):
         batch, left, free, scores = self._one(x, known, "k_best")
         states, total = engine.k_best(scores, left, batch.layout, k)
         check_possible(total[:1])
-        log_partition = np.asarray(engine.log_partition(free, left, batch.layout))[0]
-        time = len(batch.sentences[0])
-        segments = [cut(one, self.labels) for one in np.asarray(states)[:, :time]]
-        return SegmentPath(segments, np.asarray(total) - log_partition)
+        log_partition = host(engine.log_partition(free, left, batch.layout))
+        return SegmentPath(host(states)[:, : len(batch.sentences[0])], host(total) - log_partition, self.labels)
 
     def log_partition(self, x, *, known=None):
         """Log Z(x), the sum over all segmentations (that agree with what is known): a number, or one for each sentence."""
@@ -206,7 +203,7 @@ class SemiMarkovCRF(eqx.Module):
             cut_back.per_sequence(total - everything),
             cut_back.per_step(marginals),
             cut_back.per_step(segments),
-            np.asarray(steps),
+            host(steps),
             self.labels,
         )
 
@@ -220,14 +217,14 @@ class SemiMarkovCRF(eqx.Module):
         batch, left, _, scores = self._scores(x, known)
         paths, total = engine.sample(key, scores, left, batch.layout, num_samples=num_samples)
         check_possible(total)
-        drawn = [[cut(one, self.labels) for one in p.T] for p in batch.layout.unpack(np.asarray(paths))]
-        return SegmentPath(drawn[0] if batch.single else drawn, batch.prepared.per_sequence(total))
+        drawn = [path.T for path in batch.layout.unpack(paths)]
+        return SegmentPath(drawn[0] if batch.single else drawn, batch.prepared.per_sequence(total), self.labels)
 
-    def entropy(self, x, *, known=None) -> float:
+    def entropy(self, x, *, known=None):
         """Entropy of p(s | x) in nats, of one sentence."""
         batch, left, _, scores = self._one(x, known, "entropy")
         check_possible(engine.log_partition(scores, left, batch.layout))
-        return float(engine.entropy(scores, left, batch.layout))
+        return host(engine.entropy(scores, left, batch.layout))
 
     # Inspection
 

@@ -17,10 +17,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from ...forms.chain import is_concrete
 from ...forms.sequences import bucket
 from ...inference.compiling import jit
 from ...inference.scaled import HIGHEST
-from .base import AbstractFeature, Batch, Gold, Listed, Options, Part, Potentials
+from .base import AbstractFeature, Batch, Gold, Listed, Options, Part, Potentials, as_array
 
 MANY_CALLS = 2_000_000
 
@@ -143,13 +144,9 @@ class FunctionFeature(AbstractFeature):
         else:
             raise ValueError("some sentences are arrays and some are lists; make them all one or the other")
         for table in found:
-            if table is not None and not np.isfinite(table).all():
-                token = int(np.argwhere(~np.isfinite(table))[0, 0])
-                raise ValueError(
-                    f"{_name(self.function)} gives NaN or infinity at token {token}, counted over all sentences"
-                )
+            check_finite(table, self.function)
         # (token, *labels, J) -> (time, *labels, row, J)
-        node, pair = (None if t is None else np.moveaxis(batch.spread(t), -2, -1) for t in found)
+        node, pair = (None if t is None else batch.spread(t).swapaxes(-2, -1) for t in found)
         return node, pair
 
     def listed(self) -> list[Listed]:
@@ -238,20 +235,32 @@ def _by_tracing(function, looks_back: bool, sentences, size: int):
     longest = bucket(int(lengths.max()))
     node, pair = _tabulate(padded_arrays(sentences, longest), Same(function), looks_back, size, longest)
     real = np.arange(longest) < lengths[:, None]
-    return np.asarray(node)[real], None if pair is None else np.asarray(pair)[real]
+    return as_array(node)[real], None if pair is None else as_array(pair)[real]
 
 
-def padded_arrays(sentences, longest: int) -> np.ndarray:
+def padded_arrays(sentences, longest: int) -> Any:
     """Sentences that are arrays, with zeros beyond their ends, (sentence, 2 · longest, …)."""
-    arrays = [np.asarray(sentence) for sentence in sentences]
+    arrays = [as_array(sentence) for sentence in sentences]
     event = arrays[0].shape[1:]
-    # as many zeros as tokens: x[i + 1] and x[i - 1] find them beyond the ends of the longest sentence, too
-    padded = np.zeros((len(arrays), 2 * longest, *event), np.result_type(*arrays))
     for n, array in enumerate(arrays):
         if array.shape[1:] != event:
             raise ValueError(f"sentence {n} has tokens of shape {array.shape[1:]}, but sentence 0 has shape {event}")
-        padded[n, : len(array)] = array
-    return padded
+    # as many zeros as tokens: x[i + 1] and x[i - 1] find them beyond the ends of the longest sentence, too
+    time = 2 * longest
+    if all(map(is_concrete, arrays)):
+        padded = np.zeros((len(arrays), time, *event), np.result_type(*arrays))
+        for n, array in enumerate(arrays):
+            padded[n, : len(array)] = array
+        return padded
+    return jnp.stack([jnp.pad(a, [(0, time - len(a)), *[(0, 0)] * len(event)]) for a in arrays])
+
+
+def check_finite(table, function):
+    """Refuse values (token, …) of a function that are not finite, where they can be looked at."""
+    if table is None or not is_concrete(table) or np.isfinite(table).all():
+        return
+    token = int(np.argwhere(~np.isfinite(table))[0, 0])
+    raise ValueError(f"{_name(function)} gives NaN or infinity at token {token}, counted over all sentences")
 
 
 class Same:

@@ -9,8 +9,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from ...forms.chain import is_concrete
 from ...inference.compiling import jit
-from .base import AbstractFeature, Batch, Gold, Options, Part, Potentials
+from .base import AbstractFeature, Batch, Gold, Options, Part, Potentials, as_array, joined
 
 
 def neural_feature(module: Callable[..., Any], inputs: Callable[[Any], Any] | None = None) -> "NeuralFeature":
@@ -43,6 +44,8 @@ def neural_feature(module: Callable[..., Any], inputs: Callable[[Any], Any] | No
     """
     if not callable(module):
         raise ValueError(f"{module!r} is not callable; wanted a network that gives potentials of a sentence")
+    if inputs is not None and not callable(inputs):
+        raise ValueError(f"inputs is {inputs!r}; wanted a function that makes arrays of a sentence")
     named = _named(module)
     return NeuralFeature(module, inputs, tuple(n for n in ("mask", "start", "key", "inference") if n in named))
 
@@ -85,13 +88,13 @@ class NeuralFeature(AbstractFeature):
         """How many numbers are trained."""
         return sum(leaf.size for leaf in jax.tree.leaves(eqx.filter(self.module, eqx.is_inexact_array)))
 
-    def arrays(self, batch: Batch) -> tuple[np.ndarray, ...]:
+    def arrays(self, batch: Batch) -> tuple[Any, ...]:
         """What the network is called with, each (row, time, …)."""
         given = []
         for n, sentence in enumerate(batch.sentences):
             made = sentence if self.inputs is None else self.inputs(sentence)
             made = made if isinstance(made, tuple) else (made,)
-            made = tuple(np.asarray(one) for one in made)
+            made = tuple(as_array(one) for one in made)
             for one in made:
                 if one.dtype.kind not in "biuf":
                     raise ValueError(
@@ -134,7 +137,7 @@ class NeuralFeature(AbstractFeature):
         """How sentences become arrays."""
         return self.inputs
 
-    def describe(self, batch: Batch) -> tuple[np.ndarray, ...]:
+    def describe(self, batch: Batch) -> tuple[Any, ...]:
         """What the network is called with."""
         return self.arrays(batch)
 
@@ -158,15 +161,17 @@ class NeuralFeature(AbstractFeature):
         return f"neural_feature({type(self.module).__name__})"
 
 
-def _joined(arrays) -> np.ndarray:
+def _joined(arrays) -> Any:
     """Arrays of tokens end to end, later axes padded with zeros to the largest (characters of words, say)."""
     largest = np.max([one.shape[1:] for one in arrays], axis=0)
     if arrays[0].ndim > 1:
         arrays = [
-            np.pad(one, [(0, 0), *((0, int(want) - have) for want, have in zip(largest, one.shape[1:], strict=True))])
+            (np if is_concrete(one) else jnp).pad(
+                one, [(0, 0), *((0, int(want) - have) for want, have in zip(largest, one.shape[1:], strict=True))]
+            )
             for one in arrays
         ]
-    return np.concatenate(arrays)
+    return joined(arrays)
 
 
 class NeuralPart(Part):

@@ -20,7 +20,7 @@ import numpy as np
 from ...forms.sequences import Layout, Sequences
 from ...inference.compiling import jit
 from ...inference.scaled import HIGHEST
-from .base import AbstractFeature, Batch, Gold, Listed, Options, Part
+from .base import AbstractFeature, Batch, Gold, Listed, Options, Part, as_array
 from .dense import DenseFeature
 from .functions import MANY_CALLS, warn_of_calls
 from .named_attributes import attributes
@@ -173,8 +173,8 @@ def every_segment(batch: Batch, max_length: int, extract, empty: bool) -> Batch:
         if empty:
             nothing = {} if isinstance(found[0], dict) else []
         else:
-            found = [None if one is None else np.ravel(np.asarray(one)) for one in found]
-            nothing = np.zeros_like(found[0])
+            found = [None if one is None else as_array(one).reshape(-1) for one in found]
+            nothing = np.zeros(found[0].shape, found[0].dtype)
             sizes = {one.shape for one in found if one is not None}
             if len(sizes) > 1:
                 raise ValueError(f"segment_dense: the segments of sentence {n} have different numbers of numbers")

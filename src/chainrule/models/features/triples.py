@@ -12,8 +12,8 @@ import numpy as np
 from ...forms.sequences import bucket
 from ...inference.compiling import jit
 from ...inference.scaled import HIGHEST
-from .base import AbstractFeature, Batch, Gold, Listed, Options, Part, Potentials
-from .functions import MANY_CALLS, Same, padded_arrays, warn_of_calls
+from .base import AbstractFeature, Batch, Gold, Listed, Options, Part, Potentials, as_array
+from .functions import MANY_CALLS, Same, check_finite, padded_arrays, warn_of_calls
 
 
 class TripleFunction(AbstractFeature):
@@ -76,12 +76,8 @@ class TripleFunction(AbstractFeature):
         else:
             raise ValueError("some sentences are arrays and some are lists; make them all one or the other")
         for table in (node, triple):
-            if not np.isfinite(table).all():
-                token = int(np.argwhere(~np.isfinite(table))[0, 0])
-                raise ValueError(
-                    f"{_name(self.function)} gives NaN or infinity at token {token}, counted over all sentences"
-                )
-        return np.moveaxis(batch.spread(node), -2, -1), np.moveaxis(batch.spread(triple), -2, -1)
+            check_finite(table, self.function)
+        return batch.spread(node).swapaxes(-2, -1), batch.spread(triple).swapaxes(-2, -1)
 
     def listed(self) -> list[Listed]:
         """The weights, by the name of the function."""
@@ -153,7 +149,7 @@ def _by_tracing(function, sentences, size: int):
     longest = bucket(int(lengths.max()))
     node, triple = _tabulate(padded_arrays(sentences, longest), Same(function), size, longest)
     real = np.arange(longest) < lengths[:, None]
-    return np.asarray(node)[real], np.asarray(triple)[real]
+    return as_array(node)[real], as_array(triple)[real]
 
 
 @partial(jit, static_argnums=(1, 2, 3))
