@@ -106,7 +106,19 @@ class MarkovChain(eqx.Module):
         return len(self.states)
 
     def log_prob(self, data) -> Any:
-        """Log p of one sequence, or of each of several. Differentiable by the parameters."""
+        """Log p of one sequence, or of each of several. Differentiable by the parameters.
+
+        Traced arrays are indices of states; what is none is impossible, and has log-probability −inf.
+
+        Raises:
+            ValueError: a state that the chain does not have, or an empty sequence; the message names the place.
+
+        Example:
+            >>> import chainrule as cr
+            >>> weather = cr.MarkovChain([.5, .5], [[.8, .2], [.4, .6]], states=("sun", "rain"))
+            >>> weather.log_prob([["sun", "sun"], ["rain"]]).round(4).tolist()
+            [-0.9163, -0.6931]
+        """
         batch = prepare(self._indices(data), 0)
         return batch.per_sequence(_log_prob(self, batch.sequences))
 
@@ -193,8 +205,12 @@ class MarkovChain(eqx.Module):
         )
 
     def _indices(self, data):
-        """Names to indices; traced arrays and sequences already packed pass through."""
-        if isinstance(data, Sequences) or not is_concrete(data):
+        """Names to indices; traced arrays pass through, and sequences already packed once they are checked."""
+        if isinstance(data, Sequences):
+            if is_concrete(data.values):
+                self._check(data)
+            return data
+        if not is_concrete(data):
             return data
         known = {name: i for i, name in enumerate(self.states)}
         several = _is_several(data)
@@ -208,6 +224,19 @@ class MarkovChain(eqx.Module):
                     raise ValueError(f"sequence {n}, step {t}: {entry!r} is not a state; they are {list(self.states)}")
             found.append(np.array([known[e] for e in entries], np.int32))
         return found if several else found[0]
+
+    def _check(self, data: Sequences):
+        """Refuse packed values that are no indices of states, with the place of the first."""
+        if data.event_shape:
+            raise ValueError(f"a sequence of states has shape (time,), got (time, {str(data.event_shape)[1:]}")
+        for n, values in enumerate(data.unpack(np.asarray(data.values))):
+            wrong = ~np.isin(values, np.arange(self.num_states))
+            if wrong.any():
+                t = int(np.argmax(wrong))
+                raise ValueError(
+                    f"sequence {n}, step {t}: {values[t]} is not the index of a state; packed sequences hold indices, "
+                    f"from 0 to {self.num_states - 1}"
+                )
 
     def __repr__(self):
         return f"MarkovChain({self.num_states} states)"
@@ -232,10 +261,14 @@ def _entries(sequence) -> list:
 
 @jit
 def _log_prob(model, data: Sequences):
-    now = jnp.asarray(data.values).astype(jnp.int32)
+    values, size = jnp.asarray(data.values), model.initial.shape[0]
+    known = (values >= 0) & (values < size)  # only traced data can hold anything else
+    if jnp.issubdtype(values.dtype, jnp.floating):
+        known = known & (values == jnp.floor(values))
+    now = jnp.where(known, values, 0).astype(jnp.int32)
     before = jnp.concatenate([now[:1], now[:-1]])
     terms = jnp.where(data.start, safe_log(model.initial)[now], safe_log(model.transition)[before, now])
-    return data.totals(terms)
+    return data.totals(jnp.where(known, terms, -jnp.inf))
 
 
 def count_steps(data: Sequences, num_states: int) -> tuple[np.ndarray, np.ndarray]:
