@@ -89,6 +89,37 @@ def test_transitions_under_somebody_elses_distribution(method):
     assert fit.num_parameters == 3
 
 
+class Plain:
+    """A distribution of which JAX knows nothing."""
+
+    batch_shape, event_shape = (2,), ()
+
+    def __init__(self):
+        self.mean = jnp.array([0.0, 3.0])
+
+    def log_prob(self, x):
+        return -0.5 * (x - self.mean) ** 2 - 0.5 * np.log(2 * np.pi)
+
+    def sample(self, key, shape):
+        return jnp.broadcast_to(self.mean, (*shape, 2)) + jax.random.normal(key, (*shape, 2))
+
+
+def test_an_object_of_any_class_is_an_emission():
+    hmm, x = cr.HMM([0.5, 0.5], STAY, Plain()), [0.0, 3.0, np.nan, 2.5]
+    known = cr.HMM([0.5, 0.5], STAY, E.Normal([0.0, 3.0], [1.0, 1.0]))
+    np.testing.assert_allclose(hmm.posterior(x).marginals, known.posterior(x).marginals, rtol=1e-5)
+    assert hmm.viterbi(x).states.tolist() == [0, 1, 1, 1]
+    assert hmm.sample(jax.random.key(0), 5)[1].shape == (5,)
+    fit = hmm.fit(x, frozen=lambda m: m.emission, method=cr.EM(max_iterations=2))
+    assert fit.log_prob >= float(hmm.log_prob(x))
+
+    class Mutable(Plain):
+        __hash__ = None  # as where a class defines __eq__ alone
+
+    with pytest.raises(ValueError, match="Mutable is neither a pytree of arrays nor hashable"):
+        cr.HMM([0.5, 0.5], STAY, Mutable())
+
+
 @pytest.mark.parametrize("method", [cr.LBFGS(max_iterations=3), cr.EM(max_iterations=3)], ids=["lbfgs", "em"])
 def test_float32_models_fit_while_float64_is_on(method):
     hmm = two()

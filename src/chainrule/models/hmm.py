@@ -57,8 +57,8 @@ class HMM(eqx.Module):
         initial: p(z₀), shape (K,).
         transition: p(z_t = j | z_{t−1} = i) at [i, j], shape (K, K), rows summing to one. Zeros are structural: learning
             keeps them.
-        emission: p(x_t | z_t): one of `chainrule.emissions`, or any object with `log_prob` and `sample` of NumPyro's
-            shape. A family without parameters, such as `Poisson()`, takes them from the data in `fit`.
+        emission: p(x_t | z_t): one of `chainrule.emissions`, or an object with `log_prob`, `sample`, `batch_shape` and
+            `event_shape` as NumPyro's distributions have them (see `emissions.Custom`). A family without parameters, such as `Poisson()`, takes them from the data in `fit`.
         states: names of the states, any hashable values; 0 … K−1 by default.
 
     Raises:
@@ -316,8 +316,9 @@ class HMM(eqx.Module):
             raise ValueError("fit: give key=jax.random.key(…): restarts and emission families start at random")
         starts: list[HMM] = [self] if self.emission.has_parameters() else []
         for k in jax.random.split(key, drawn) if drawn else ():
-            emission = self.emission.initialise(k, self.num_states, data)
-            rng = generator(jax.random.fold_in(k, 1))
+            of_emission, of_chain = jax.random.split(k)
+            emission = self.emission.initialise(of_emission, self.num_states, data)
+            rng = generator(of_chain)
             if not starts:  # the first run keeps the transitions it was given
                 starts.append(HMM(self.initial, self.transition, emission, self.states))
                 continue
