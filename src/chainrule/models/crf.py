@@ -50,7 +50,8 @@ class LinearChainCRF(eqx.Module):
         min_pairs: leave out pairs that occur at fewer tokens.
         local: normalise each step by itself, p(y | x) = Π_t p(y_t | y_{t−1}, x), with the same features: a maximum-entropy
             Markov model (McCallum, Freitag and Pereira 2000). It trains without forward–backward, and suffers from label
-            bias, which the CRF was invented against.
+            bias, which the CRF was invented against. Where `transitions` lead to labels that nothing may follow, or nothing
+            that may be last, part of the mass is lost on the way; p(y | x) is then divided by what is left, here too.
         order: how many labels before a label speaks of: 1, or 2 for p(y | x) with weights for each three labels in a row
             besides, and features f(x, y_prev2, y_prev, y, i). A step then costs K³ instead of K², whatever is forbidden.
 
@@ -427,6 +428,7 @@ class LinearChainCRF(eqx.Module):
             tagged.allowed,
             objective,
             self.local,
+            self.structure.dead_ends,
         )
         return learned, problem
 

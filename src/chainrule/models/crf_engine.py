@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 from jax.flatten_util import ravel_pytree
 
@@ -143,6 +144,11 @@ class Structure(eqx.Module):
     pair: Any
     final: Any
 
+    @property
+    def dead_ends(self) -> bool:
+        """Whether a sentence may have to stop after some label for want of one that may follow it, or may end."""
+        return not (np.asarray(self.pair) & np.asarray(self.final)).any(1).all()
+
 
 def with_structure(found: Potentials, weights, structure: Structure, start, last, extra=None) -> Scores:
     """Scores with the weights of steps, first and last labels, and −inf for what is not allowed.
@@ -204,6 +210,7 @@ class Problem(eqx.Module):
         allowed: True where a label is allowed, (time, label, row), where some are not known.
         objective: see `crf_objectives`.
         local: whether each step is normalised by itself.
+        dead_ends: whether such steps may lead to a label that nothing allowed follows, so that log Z is not zero.
     """
 
     parts: tuple[Part, ...]
@@ -218,6 +225,7 @@ class Problem(eqx.Module):
     allowed: Any
     objective: Any
     local: bool = eqx.field(static=True)
+    dead_ends: bool = eqx.field(static=True)
 
     def parameters(self):
         """Where the fit begins."""
@@ -233,7 +241,9 @@ class Problem(eqx.Module):
         sides = (self.start, self.last, self.weight, self.labels, self.allowed)
         start, last, weight, labels, allowed = jax.tree.map(lambda x: jnp.asarray(x)[..., rows], sides)
         fixed = (self.weights, self.free, self.structure)
-        return Problem(parts, *fixed, start, last, weight, labels, None, allowed, self.objective, self.local)
+        return Problem(
+            parts, *fixed, start, last, weight, labels, None, allowed, self.objective, self.local, self.dead_ends
+        )
 
     def scores(self, parameters, key=None) -> Scores:
         """Log-potentials of the training sentences."""

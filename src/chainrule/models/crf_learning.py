@@ -47,7 +47,12 @@ def choose(method, objective):
     """
     method = LBFGS(l2=1.0) if method is None else method
     if isinstance(method, AveragedPerceptron):
-        method, objective = method.as_minibatch(), MaxMargin(0.0) if objective is None else objective
+        if objective is not None and not (isinstance(objective, MaxMargin) and objective.cost == 0):
+            raise ValueError(
+                f"an averaged perceptron has an objective of its own, but objective is {objective!r}: leave it out, or "
+                "use MiniBatch"
+            )
+        method, objective = method.as_minibatch(), MaxMargin(0.0)
     objective = Likelihood() if objective is None else objective
     if not isinstance(method, LBFGS | MiniBatch):
         raise ValueError(f"method is {method!r}; give LBFGS(l1=…, l2=…), MiniBatch(…) or AveragedPerceptron(…)")

@@ -25,7 +25,7 @@ from . import semi_markov_engine as engine
 from .crf_data import as_allowed, gold_of, last_tokens, read_sentences, sentence_weights, structure_of
 from .crf_engine import Structure
 from .crf_objectives import Likelihood
-from .crf_scores import check_possible
+from .crf_scores import check_labels, check_possible
 from .data import host
 from .features.base import Batch, Options
 from .features.segments import Placed, as_placed
@@ -384,7 +384,9 @@ class SemiMarkovCRF(eqx.Module):
         shape = (len(layout.start), self.num_labels, layout.start.shape[1])
         found: dict[str, Any] = {"node": np.zeros(shape, self.first.dtype)}
         for feature in self.features:
-            found = engine.plus(found, feature.potentials(batch, self.max_length))
+            said = feature.potentials(batch, self.max_length)
+            check_labels(feature, (said.get("node"), said.get("pair")), self.num_labels)
+            found = engine.plus(found, said)
         weights = (self.transition, self.first, self.last, self.length)
         free = engine.completed(found, weights, self._possible, self.structure, layout.start, last_tokens(layout))
         left = steps_left(layout)

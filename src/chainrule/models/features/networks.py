@@ -209,6 +209,12 @@ class NeuralPart(Part):
     def potentials(self, parameters, key=None) -> Potentials:
         """Log-potentials; with a key, as in training."""
         found = jnp.moveaxis(self.raw(parameters, key), 0, -1)
+        time = self.mask.shape[1]
+        if not (found.ndim in (3, 4) and len(found) == time - found.ndim + 3 and len(set(found.shape[1:-1])) == 1):
+            raise ValueError(
+                f"neural_feature: for {time} steps the network returns shape {found.shape[:-1]}; wanted ({time}, K), or "
+                f"({time - 1}, K, K) for potentials of steps"
+            )
         if found.ndim == 3:
             return Potentials(jnp.where(self.mask.T[:, None], found, 0))
         inner = (self.mask & ~self.begin).T
