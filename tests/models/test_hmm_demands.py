@@ -147,8 +147,29 @@ def test_arguments_of_fit(arguments, message):
 def test_other_bad_arguments():
     with pytest.raises(ValueError, match=r"such as Poisson\(\)"):
         cr.HMM.random(jax.random.key(0), 2, E.Poisson)
-    with pytest.raises(ValueError, match="whole number of paths"):
-        two().k_best(X, 2.5)
+    key, numbers = jax.random.key(0), "wanted a whole number"
+    for ask, message in (
+        (lambda: two().k_best(X, 2.5), "k is 2.5; " + numbers),
+        (lambda: two().sample(key, 3, 0), "num_samples is 0; ask for at least one"),
+        (lambda: two().sample(key, 2.5), "length is 2.5; " + numbers),
+        (lambda: two().sample_posterior(key, X, 0), "num_samples is 0"),
+        (lambda: two().factor_graph(X, length=7), "give a sequence, or a length for the prior alone"),
+        (lambda: two().factor_graph(length=0), "length is 0; a sequence has at least one step"),
+        (lambda: two().fit(X, restarts=1.5, key=key), "restarts is 1.5; " + numbers),
+        (lambda: two().fit(X, restarts=2, key=0), r"fit: key is 0; give a random key, such as jax.random.key\(0\)"),
+        (lambda: cr.HMM.random(key, 2.5, E.Poisson()), "num_states is 2.5; " + numbers),
+        (lambda: cr.HMM.random(0, 2, E.Poisson()), "HMM.random: key is 0"),
+        (lambda: two(states=(["a"], ["b"])), r"\['a'\] cannot be a name: it is not hashable"),
+        (lambda: cr.EM(tolerance=np.nan), "EM: tolerance is nan"),
+        (lambda: cr.EM(max_iterations=2.5), "EM: max_iterations is 2.5; " + numbers),
+        (lambda: cr.Adam(tolerance=np.nan), "Adam: tolerance is nan"),
+        (lambda: cr.FactorGraph({"a": 2}, {"f": (("a",), ["x", "y"])}), r"factor 'f' has \['x', 'y'\] for a table"),
+        (lambda: cr.FactorGraph({"a": 2, "b": 2}, {"f": (("a", "b"), [[1, 2], [3]])}), "factor 'f' has .* for a table"),
+        (lambda: cr.MarkovChain.random(key, 1.5), "num_states is 1.5; " + numbers),
+        (lambda: cr.MarkovChain.random(key, 2).sample(key, 3, -1), "num_samples is -1"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            ask()
 
 
 def test_mixtures_can_be_reordered_under_vmap():

@@ -18,6 +18,7 @@ import numpy as np
 from jaxtyping import Array, Float, Key
 
 from ..forms.chain import Chain, assemble
+from ..forms.checks import whole
 from ..graphs.factor_graph import FactorGraph
 from ..learning.fit import Fit
 from ..learning.gradient import LBFGS
@@ -25,9 +26,9 @@ from ..learning.minibatch import AveragedPerceptron, MiniBatch
 from ..learning.validation import Validation
 from . import crf_engine as engine
 from . import crf_inspection, crf_learning, crf_second_order
-from .crf_data import Taggings, gold_of, read_sentences, structure_of
+from .crf_data import IndexedSentences, Taggings, gold_of, read_sentences, structure_of
 from .crf_objectives import Likelihood, MaxMargin, SoftmaxMargin
-from .crf_scores import IndexedSentences, best_labels, check_possible, indexed, scores_of, scores_of_one, weights_of
+from .crf_scores import best_labels, check_possible, indexed, scores_of, scores_of_one, weights_of
 from .data import host
 from .features.base import AbstractFeature, Batch, Gold, Options
 from .features.sparse import as_feature
@@ -60,6 +61,10 @@ class LinearChainCRF(eqx.Module):
 
     A sentence is a list of tokens, or an array (time, …), as the features want it: an array is always one sentence. Queries
     take one sentence, or a list of them, or what `index` makes of either, and answer in the same form.
+
+    What is known of the labels may be impossible under `transitions`. Its probability is zero: `log_prob` and
+    `log_partition` answer −inf. The other queries have nothing to answer, and raise a ValueError that names the sentence, as
+    all do where nothing at all is possible; under `jit`, where nobody can look, they give states −1 and marginals of zero.
 
     Example:
         >>> import chainrule as cr
@@ -109,8 +114,7 @@ class LinearChainCRF(eqx.Module):
         if isinstance(features, str) or not isinstance(features, Sequence):
             raise ValueError(f"features is {features!r}; wanted a list, such as [templates('%x[0,0]')]")
         self.features = tuple(as_feature(feature) for feature in features)
-        if min_pairs < 1:
-            raise ValueError(f"min_pairs is {min_pairs}; pairs occur at one token or more")
+        min_pairs = whole(min_pairs, "min_pairs", why="pairs occur at one token or more")
         size = len(self.labels)
         self.transition, self.first, self.last = jnp.zeros((size, size)), jnp.zeros(size), jnp.zeros(size)
         self.structure = engine.Structure(*structure_of(self.labels, transitions))
@@ -186,7 +190,16 @@ class LinearChainCRF(eqx.Module):
         return names[0] if batch.single else names
 
     def viterbi(self, x, *, known=None) -> Path:
-        """The most probable labels as indices, with their log p(y | x), which `known` does not change."""
+        """The most probable labels as indices; `log_prob` is their log p(y | x), which `known` does not change.
+
+        Example:
+            >>> import chainrule as cr
+            >>> crf = cr.LinearChainCRF(["D", "N"], [cr.templates("%x[0,0]")])
+            >>> model = crf.fit([["the", "dog"], ["a", "cat"]], [["D", "N"]] * 2).model
+            >>> path = model.viterbi(["a", "dog"])
+            >>> path.states.tolist(), path.labels.tolist(), bool(path.log_prob < 0)
+            ([0, 1], ['D', 'N'], True)
+        """
         batch, free, scores = scores_of(self, x, known)
         states, total = engine.viterbi(scores, batch.layout)
         check_possible(total, scores)
@@ -196,15 +209,15 @@ class LinearChainCRF(eqx.Module):
     def k_best(self, x, k: int, *, known=None) -> Path:
         """The k most probable labellings, best first: states (k, T) and log p(y | x) (k,).
 
-        For several sentences: a list of states (k, T_i), and log-probabilities (S, k).
+        For several sentences: a list of states (k, T_i), and log-probabilities (S, k). Beside them stand their backward
+        pointers, K·k·T numbers for each sentence, for some sentences at a time.
 
         Where fewer are possible, the rest have log-probability −inf and states −1. What is known picks among the
         labellings; it does not change their probabilities.
         """
-        if not isinstance(k, int | np.integer) or k < 1:
-            raise ValueError(f"k is {k!r}; ask for a whole number of labellings, at least one")
+        k = whole(k, "k", why="ask for at least one labelling")
         batch, free, scores = scores_of(self, x, known)
-        states, score = map(host, engine.k_best(scores, batch.layout, int(k)))
+        states, score = map(host, engine.k_best(scores, batch.layout, k))
         count, sizes = len(batch.sentences), [len(sentence) for sentence in batch.sentences]
         score = score[:count]
         check_possible(score[:, 0], scores)
@@ -235,8 +248,8 @@ class LinearChainCRF(eqx.Module):
         total, marginals, steps = engine.posterior(scores, batch.layout)
         steps = host(steps)
         steps = steps if steps.ndim == 2 else steps.sum((0, *range(3, steps.ndim)))
+        check_possible(total, scores)
         everything = total if known is None else engine.log_partition(free, batch.layout)
-        check_possible(everything, free)
         prepared = batch.prepared
         return Posterior(prepared.per_sequence(total - everything), prepared.per_step(marginals), steps, self.labels)
 
@@ -267,8 +280,7 @@ class LinearChainCRF(eqx.Module):
 
         `log_prob` is log Z(x), the same for all draws.
         """
-        if num_samples < 1:
-            raise ValueError(f"num_samples is {num_samples}; ask for at least one")
+        num_samples = whole(num_samples, "num_samples", why="ask for at least one")
         batch, _, scores = scores_of(self, x, known)
         paths, total = engine.sample(key, scores, batch.layout, num_samples=num_samples)
         check_possible(total, scores)

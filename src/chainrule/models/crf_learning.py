@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
+from ..forms.checks import check_key
 from ..graphs.labels import first_duplicate
 from ..learning import progress as bars
 from ..learning.fit import Fit, Status
@@ -97,6 +98,7 @@ def search(
         return _climb(method, problem, progress)
     if key is None:
         raise ValueError("fit: MiniBatch goes through the sentences in random order; give key=jax.random.key(…)")
+    check_key(key, "fit")
     return Found(*descent.fit(method, batch, problem, key, model_of, validation, progress=progress))
 
 

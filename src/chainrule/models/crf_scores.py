@@ -1,7 +1,6 @@
 """From sentences to the scores of their labels: the way into every query of a linear-chain CRF."""
 
 from collections.abc import Hashable
-from dataclasses import dataclass
 from typing import Any
 
 import jax.numpy as jnp
@@ -9,32 +8,11 @@ import numpy as np
 
 from ..forms.chain import is_concrete
 from . import crf_engine as engine
-from .crf_data import as_allowed, gold_of, last_tokens, read_sentences
+from .crf_data import IndexedSentences, as_allowed, gold_of, last_tokens, read_sentences
 from .features.base import Batch, Potentials
 
 # Up to so many products of steps, one sentence is decoded in NumPy: calling a compiled program costs more than the work.
 FEW = 2**16
-
-
-@dataclass(frozen=True, eq=False)
-class IndexedSentences:
-    """Sentences as numbers, for asking a model about them again and again; made by `LinearChainCRF.index`.
-
-    Attributes:
-        batch: where their tokens lie.
-        said: what each feature says of them.
-        origins: which features those are.
-    """
-
-    batch: Batch
-    said: tuple[Any, ...]
-    origins: tuple[Any, ...]
-
-    def __len__(self):
-        return len(self.batch.sentences)
-
-    def __repr__(self):
-        return f"IndexedSentences({len(self)} sentences, {self.batch.num_tokens} tokens)"
 
 
 def indexed(model, x) -> IndexedSentences:
@@ -118,10 +96,10 @@ def best_labels(model, x, known) -> tuple[Batch, list[np.ndarray]]:
     batch = batch_of(model, x)
     said, weights = _potentials(model, x, batch), weights_of(model)
     few = len(batch.sentences) == 1 and batch.num_tokens * model.num_labels**2 <= FEW
-    if few and model.order == 1 and not model.local:
-        if said.pair is None and isinstance(said.node, np.ndarray) and all(map(is_concrete, weights)):
-            allowed = None if known is None else _allowed(known, batch, model.labels)
-            return batch, [_best_of_one(said.node[: batch.num_tokens, :, 0], weights, model.structure, allowed)]
+    plain = model.order == 1 and not model.local and said.pair is None and isinstance(said.node, np.ndarray)
+    if few and plain and all(map(is_concrete, weights)):
+        allowed = None if known is None else _allowed(known, batch, model.labels)
+        return batch, [_best_of_one(said.node[: batch.num_tokens, :, 0], weights, model.structure, allowed)]
     _, scores = _scores(model, batch, said, known)
     states, total = engine.viterbi(scores, batch.layout)
     check_possible(total, scores)

@@ -18,6 +18,7 @@ import numpy as np
 from jaxtyping import Array, Float, Key
 
 from ..forms.chain import Chain, assemble, is_concrete
+from ..forms.checks import check_key, whole
 from ..forms.sequences import Sequences
 from ..graphs.factor_graph import FactorGraph
 from ..graphs.transition_graph import TransitionGraph
@@ -58,7 +59,8 @@ class HMM(eqx.Module):
         transition: p(z_t = j | z_{t−1} = i) at [i, j], shape (K, K), rows summing to one. Zeros are structural: learning
             keeps them.
         emission: p(x_t | z_t): one of `chainrule.emissions`, or an object with `log_prob`, `sample`, `batch_shape` and
-            `event_shape` as NumPyro's distributions have them (see `emissions.Custom`). A family without parameters, such as `Poisson()`, takes them from the data in `fit`.
+            `event_shape` as NumPyro's distributions have them (see `emissions.Custom`). A family without parameters, such
+            as `Poisson()`, takes them from the data in `fit`.
         states: names of the states, any hashable values; 0 … K−1 by default.
 
     Raises:
@@ -117,8 +119,8 @@ class HMM(eqx.Module):
             stay: how much of each row goes to staying put, 0 … 1: 0.9 makes states last about ten steps.
             states: names of the states.
         """
-        if num_states < 1:
-            raise ValueError(f"num_states is {num_states}; a model needs at least one state")
+        num_states = whole(num_states, "num_states", why="a model needs at least one state")
+        check_key(key, "HMM.random")
         if isinstance(emission, type):
             raise ValueError(
                 f"emission is the class {emission.__name__}; give an object, such as {emission.__name__}()"
@@ -195,15 +197,14 @@ class HMM(eqx.Module):
 
     @query
     def viterbi(self, data, *, known=None) -> Path:
-        """The most probable path, argmax_z p(z, x) (Viterbi 1967)."""
+        """The most probable path, argmax_z p(z, x) (Viterbi 1967); `log_prob` is its log p(z, x)."""
         batch, fixed = _prepared(self, data, known)
         states, log_prob = engine.viterbi(self, batch.sequences, fixed)
         return Path(batch.per_step(states), batch.per_sequence(log_prob), self.states)
 
     def k_best(self, data, k: int, *, known=None) -> Path:
         """The k most probable paths of one sequence, best first: states (k, T), log_prob (k,)."""
-        if not isinstance(k, int | np.integer) or k < 1:
-            raise ValueError(f"k is {k!r}; ask for a whole number of paths, at least one")
+        k = whole(k, "k", why="ask for at least one path")
         batch, fixed = _prepared_one(self, data, known, "k_best")
         states, log_prob = engine.k_best(self, batch.sequences, fixed, k)
         return Path(batch.per_step(states).T, host(log_prob), self.states)
@@ -211,9 +212,9 @@ class HMM(eqx.Module):
     def sample(self, key: Key[Array, ""], length: int, num_samples: int | None = None):
         """Draw states and observations: (states (T,), x (T, *event)), with a leading axis if `num_samples` is given."""
         parameters(self.emission)
-        if length < 1:
-            raise ValueError(f"length is {length}; a sequence has at least one step")
-        states, x = engine.sample(self, key, length, 1 if num_samples is None else num_samples)
+        length = whole(length, "length", why="a sequence has at least one step")
+        count = 1 if num_samples is None else whole(num_samples, "num_samples", why="ask for at least one")
+        states, x = engine.sample(self, key, length, count)
         return (states[0], x[0]) if num_samples is None else (states, x)
 
     @query
@@ -223,6 +224,7 @@ class HMM(eqx.Module):
         Several sequences give a list, or for equal lengths (S, num_samples, T). `log_prob` is log p(x), the same for all
         draws. An impossible sequence has states −1.
         """
+        num_samples = whole(num_samples, "num_samples", why="ask for at least one")
         batch, fixed = _prepared(self, data, known)
         paths, log_prob = engine.sample_posterior(self, key, batch.sequences, fixed, num_samples=num_samples)
         states = batch.per_step(paths)
@@ -246,10 +248,12 @@ class HMM(eqx.Module):
             x: one sequence, whose likelihoods become factors ("x", t). Without it, the prior over `length` states.
             length: T, where no sequence is given.
         """
+        if (x is None) == (length is None):
+            raise ValueError("factor_graph: give a sequence, or a length for the prior alone")
         chain = None if x is None else self.chain(x)
-        steps = length if chain is None else int(chain.mask.sum())
-        if steps is None:
-            raise ValueError("factor_graph: give a sequence, or a length")
+        steps = (
+            whole(length, "length", why="a sequence has at least one step") if chain is None else int(chain.mask.sum())
+        )
         with np.errstate(divide="ignore"):
             initial, transition = (np.log(np.asarray(p, float)) for p in (self.initial, self.transition))
         factors: dict[Hashable, tuple] = {("initial",): ((("z", 0),), initial)}
@@ -292,8 +296,9 @@ class HMM(eqx.Module):
         Raises:
             ValueError: data that the emission cannot produce, a missing key, or a prior below one.
         """
-        if restarts < 1:
-            raise ValueError(f"restarts is {restarts}; at least one run is needed")
+        restarts = whole(restarts, "restarts", why="at least one run is needed")
+        if key is not None:
+            check_key(key, "fit")
         if method is not None and (isinstance(method, type) or not hasattr(method, "run")):
             raise ValueError(f"method is {method!r}; give EM(), Adam() or LBFGS()")
         if prior is not None and not isinstance(prior, HMMPrior):

@@ -16,7 +16,9 @@ import numpy as np
 from jaxtyping import Array, Float, Int, Key
 
 from ..forms.chain import is_concrete
+from ..forms.checks import check_key, whole
 from ..forms.sequences import Sequences
+from ..graphs.labels import first_duplicate
 from ..graphs.transition_graph import TransitionGraph
 from ..inference.compiling import jit
 from ..inference.logspace import safe_log
@@ -62,8 +64,8 @@ class MarkovChain(eqx.Module):
     @classmethod
     def random(cls, key: Key[Array, ""], num_states: int, *, states: Sequence[Hashable] | None = None) -> "MarkovChain":
         """A chain whose probabilities are drawn uniformly from the simplex."""
-        if num_states < 1:
-            raise ValueError(f"num_states is {num_states}; a chain needs at least one state")
+        num_states = whole(num_states, "num_states", why="a chain needs at least one state")
+        check_key(key, "MarkovChain.random")
         rows = generator(key).dirichlet(np.ones(num_states), num_states + 1)
         return cls(rows[0], rows[1:], states)
 
@@ -124,9 +126,9 @@ class MarkovChain(eqx.Module):
 
     def sample(self, key: Key[Array, ""], length: int, num_samples: int | None = None) -> Int[Array, "*sample time"]:
         """Draw state indices, shape (length,), or (num_samples, length)."""
-        if length < 1:
-            raise ValueError(f"length is {length}; a sequence has at least one step")
-        uniform = jax.random.uniform(key, (length, 1 if num_samples is None else num_samples), self.initial.dtype)
+        length = whole(length, "length", why="a sequence has at least one step")
+        count = 1 if num_samples is None else whole(num_samples, "num_samples", why="ask for at least one")
+        uniform = jax.random.uniform(key, (length, count), self.initial.dtype)
         drawn = sample_states(self.initial, self.transition, uniform)
         return drawn[0] if num_samples is None else drawn
 
@@ -326,8 +328,7 @@ def check_chain(initial, transition, states) -> None:
     names = tuple(range(size)) if states is None else tuple(states)
     if len(names) != size:
         raise ValueError(f"{len(names)} names for {size} states")
-    if len(set(names)) != size:
-        repeated = next(n for i, n in enumerate(names) if n in names[:i])
+    if (repeated := first_duplicate(names)) is not None:
         raise ValueError(f"the state name {repeated!r} appears twice")
     _check_sums(initial[None], ["the initial distribution"], names)
     _check_sums(transition, [f"the transition row of state {name!r}" for name in names], names)

@@ -17,6 +17,7 @@ import numpy as np
 from jaxtyping import Array, Float, Key
 
 from ..forms.chain import assemble
+from ..forms.checks import whole
 from ..learning.fit import Fit
 from ..learning.gradient import LBFGS
 from ..learning.minibatch import MiniBatch
@@ -62,7 +63,8 @@ class SemiMarkovCRF(eqx.Module):
         ValueError: no labels or one twice, something that is not a feature, a graph over other labels, or a max_length
             below one or not for each label.
 
-    Queries take one sentence, or a list of them, and answer in the same form. A token costs K² + K·L products, for K labels
+    Queries take one sentence, or a list of them, and answer in the same form. Where what is known of a sentence rules out
+    all segmentations, `log_partition` answers −inf and the others raise a ValueError, as for `LinearChainCRF`. A token costs K² + K·L products, for K labels
     and segments of up to L tokens, and memory for K·L numbers.
 
     Example:
@@ -108,8 +110,7 @@ class SemiMarkovCRF(eqx.Module):
         if isinstance(features, str) or not isinstance(features, Sequence):
             raise ValueError(f"features is {features!r}; wanted a list, such as [templates('%x[0,0]')]")
         self.features = tuple(as_placed(feature) for feature in features)
-        if min_pairs < 1:
-            raise ValueError(f"min_pairs is {min_pairs}; pairs occur at one token or more")
+        min_pairs = whole(min_pairs, "min_pairs", why="pairs occur at one token or more")
         self.max_lengths = _max_lengths(max_length, self.labels)
         size = len(self.labels)
         self.transition, self.first, self.last = jnp.zeros((size, size)), jnp.zeros(size), jnp.zeros(size)
@@ -161,7 +162,7 @@ class SemiMarkovCRF(eqx.Module):
         return [tags_of_segments(s) for s in found] if found and isinstance(found[0], list) else tags_of_segments(found)
 
     def viterbi(self, x, *, known=None) -> SegmentPath:
-        """The most probable segmentation, with its log p(s | x), which `known` does not change."""
+        """The most probable segmentation; `log_prob` is its log p(s | x), which `known` does not change."""
         batch, left, free, scores = self._scores(x, known)
         states, total = engine.viterbi(scores, left, batch.layout)
         check_possible(total)
@@ -169,9 +170,11 @@ class SemiMarkovCRF(eqx.Module):
         return SegmentPath(batch.prepared.per_step(states), batch.prepared.per_sequence(log_prob), self.labels)
 
     def k_best(self, x, k: int, *, known=None) -> SegmentPath:
-        """The k most probable segmentations of one sentence, best first. Where fewer are possible, the rest are empty."""
-        if not isinstance(k, int | np.integer) or k < 1:
-            raise ValueError(f"k is {k!r}; ask for a whole number of segmentations, at least one")
+        """The k most probable segmentations of one sentence, best first, and the log p(s | x) of each, shape (k,).
+
+        Where fewer are possible, the rest are empty and have log-probability −inf.
+        """
+        k = whole(k, "k", why="ask for at least one segmentation")
         batch, left, free, scores = self._one(x, known, "k_best")
         states, total = engine.k_best(scores, left, batch.layout, k)
         check_possible(total[:1])
@@ -196,8 +199,8 @@ class SemiMarkovCRF(eqx.Module):
         """Marginals of tokens and of segments; `log_prob` is that of what is known, zero where that is nothing."""
         batch, left, free, scores = self._scores(x, known)
         total, marginals, segments, steps = engine.posterior(scores, left, batch.layout)
+        check_possible(total)
         everything = total if known is None else engine.log_partition(free, left, batch.layout)
-        check_possible(everything)
         cut_back = batch.prepared
         return SegmentPosterior(
             cut_back.per_sequence(total - everything),
@@ -212,8 +215,7 @@ class SemiMarkovCRF(eqx.Module):
 
         `log_prob` is log Z(x), the same for all draws.
         """
-        if num_samples < 1:
-            raise ValueError(f"num_samples is {num_samples}; ask for at least one")
+        num_samples = whole(num_samples, "num_samples", why="ask for at least one")
         batch, left, _, scores = self._scores(x, known)
         paths, total = engine.sample(key, scores, left, batch.layout, num_samples=num_samples)
         check_possible(total)
@@ -422,6 +424,5 @@ def _max_lengths(given, labels) -> tuple[int, ...]:
     else:
         lengths = [given] * len(labels)
     for label, length in zip(labels, lengths, strict=True):
-        if not isinstance(length, int | np.integer) or isinstance(length, bool) or length < 1:
-            raise ValueError(f"max_length is {length!r} for label {label!r}; a segment has one token or more")
+        whole(length, f"max_length of label {label!r}", why="a segment has one token or more")
     return tuple(int(length) for length in lengths)

@@ -203,7 +203,16 @@ def _by_calling(function, looks_back: bool, sentences, labels):
             else:
                 node.append([function(sentence, *([None] if looks_back else []), y, i) for y in labels])
                 pair.append(None)
-    return _filled(node, 1, len(labels), function), _filled(pair, 2, len(labels), function) if looks_back else None
+    first, rest = (
+        _filled(node, 1, len(labels), function),
+        _filled(pair, 2, len(labels), function) if looks_back else None,
+    )
+    if rest is not None and first is not None and rest.shape[-1] != first.shape[-1]:
+        raise ValueError(
+            f"{_name(function)} must always return as many numbers; it returns {first.shape[-1]} at i = 0, where y_prev is "
+            f"None, and {rest.shape[-1]} later"
+        )
+    return first, rest
 
 
 def warn_of_calls(function, calls: int, instead: str):
@@ -215,14 +224,28 @@ def warn_of_calls(function, calls: int, instead: str):
     )
 
 
+def numbers_of(values, function) -> np.ndarray:
+    """What a function returned, nested in lists by its arguments, as one array.
+
+    Raises:
+        ValueError: something else than numbers, or now more of them and now fewer.
+    """
+    try:
+        given = np.asarray(values)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"{_name(function)} must return a number, or always as many of them") from error
+    if given.dtype.kind not in "biuf":
+        raise ValueError(
+            f"{_name(function)} must return a number, or always as many of them; it returned {given.dtype}"
+        )
+    return given.astype(jnp.zeros(0).dtype)
+
+
 def _filled(rows, axes: int, size: int, function):
     """Rows that are lists of values of the function, or None for zeros, as one array (token, *labels, J)."""
     if all(row is None for row in rows):
         return None
-    try:
-        given = np.asarray([row for row in rows if row is not None], jnp.zeros(0).dtype)
-    except (TypeError, ValueError) as error:
-        raise ValueError(f"{_name(function)} must return a number, or always as many of them") from error
+    given = numbers_of([row for row in rows if row is not None], function)
     given = given.reshape(len(given), *[size] * axes, -1)
     full = np.zeros((len(rows), *given.shape[1:]), given.dtype)
     full[[n for n, row in enumerate(rows) if row is not None]] = given

@@ -13,7 +13,7 @@ from ...forms.sequences import bucket
 from ...inference.compiling import jit
 from ...inference.scaled import HIGHEST
 from .base import AbstractFeature, Batch, Gold, Listed, Options, Part, Potentials, as_array
-from .functions import MANY_CALLS, Same, check_finite, padded_arrays, warn_of_calls
+from .functions import MANY_CALLS, Same, check_finite, numbers_of, padded_arrays, warn_of_calls
 
 
 class TripleFunction(AbstractFeature):
@@ -129,15 +129,17 @@ def _by_calling(function, sentences, labels):
         for sentence in sentences:
             for i in range(len(sentence)):
                 if i == 0:
-                    node.append(np.array([np.ravel(function(sentence, None, None, y, 0)) for y in labels], dtype))
+                    values = [np.ravel(function(sentence, None, None, y, 0)) for y in labels]
+                    node.append(numbers_of(values, function))
                     width = node[-1].shape[1]
                     triple.append(np.zeros((size, size, size + 1, width), dtype))
                     continue
                 node.append(np.zeros((size, width), dtype))
                 before = labels if i > 1 else [None]
                 values = [[[np.ravel(function(sentence, h, j, y, i)) for h in before] for y in labels] for j in labels]
+                values = numbers_of(values, function)
                 triple.append(np.zeros((size, size, size + 1, width), dtype))
-                triple[-1][:, :, slice(0, size) if i > 1 else slice(size, None)] = np.array(values, dtype)
+                triple[-1][:, :, slice(0, size) if i > 1 else slice(size, None)] = values
         return np.stack(node), np.stack(triple)
     except (TypeError, ValueError) as error:
         raise ValueError(f"{_name(function)} must return a number, or always as many of them") from error
