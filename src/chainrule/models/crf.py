@@ -63,8 +63,9 @@ class LinearChainCRF(eqx.Module):
     take one sentence, or a list of them, or what `index` makes of either, and answer in the same form.
 
     What is known of the labels may be impossible under `transitions`. Its probability is zero: `log_prob` and
-    `log_partition` answer −inf. The other queries have nothing to answer, and raise a ValueError that names the sentence, as
-    all do where nothing at all is possible; under `jit`, where nobody can look, they give states −1 and marginals of zero.
+    `log_partition` answer −inf. The other queries have nothing to answer, and raise a ValueError that names the sentence,
+    as all do where nothing at all is possible; under `jit`, where nobody can look, they give states −1 and marginals of
+    zero.
 
     Example:
         >>> import chainrule as cr
@@ -209,8 +210,7 @@ class LinearChainCRF(eqx.Module):
     def k_best(self, x, k: int, *, known=None) -> Path:
         """The k most probable labellings, best first: states (k, T) and log p(y | x) (k,).
 
-        For several sentences: a list of states (k, T_i), and log-probabilities (S, k). Beside them stand their backward
-        pointers, K·k·T numbers for each sentence, for some sentences at a time.
+        For several sentences: a list of states (k, T_i), and log-probabilities (S, k).
 
         Where fewer are possible, the rest have log-probability −inf and states −1. What is known picks among the
         labellings; it does not change their probabilities.
@@ -218,14 +218,9 @@ class LinearChainCRF(eqx.Module):
         k = whole(k, "k", why="ask for at least one labelling")
         batch, free, scores = scores_of(self, x, known)
         states, score = map(host, engine.k_best(scores, batch.layout, k))
-        count, sizes = len(batch.sentences), [len(sentence) for sentence in batch.sentences]
-        score = score[:count]
-        check_possible(score[:, 0], scores)
-        log_prob = score - host(engine.log_partition(free, batch.layout))[:count, None]
-        states = [s[:, :size] for s, size in zip(states, sizes, strict=False)]
-        if batch.single:
-            return Path(states[0], log_prob[0], self.labels)
-        return Path(states, log_prob, self.labels)
+        check_possible(score[: len(batch.sentences), 0], scores)
+        log_prob = score - host(engine.log_partition(free, batch.layout))[:, None]
+        return Path(batch.prepared.per_path(states), batch.prepared.per_sequence(log_prob), self.labels)
 
     def log_partition(self, x, *, known=None):
         """Log Z(x), the sum over all labellings (that agree with what is known): a number, or one for each sentence."""

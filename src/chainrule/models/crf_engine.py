@@ -11,7 +11,7 @@ import numpy as np
 from jax import lax
 from jax.flatten_util import ravel_pytree
 
-from ..forms.chain import Chain, assemble
+from ..forms.chain import Chain
 from ..forms.sequences import Sequences
 from ..inference import chain as chain_engine
 from ..inference import compound, decoding, rows
@@ -107,23 +107,18 @@ def chain(scores: Scores, data: Sequences) -> Chain:
     return Chain(scores.initial, pair if pair.ndim == 2 else pair[1:size, ..., 0], node)
 
 
-@jit
-def chains(scores: Scores, data: Sequences) -> Chain:
-    """The chain forms of all sentences, with a leading axis for sentences, each as long as a row."""
+def _one_by_one(function, scores: Scores, data: Sequences, numbers: int):
     node, pair = jnp.asarray(scores.node), jnp.asarray(scores.pair)
-    step = jnp.arange(len(node), dtype=jnp.int32)[None] + jnp.asarray(data.offset)[:, None]
-    step, row = jnp.minimum(step, len(node) - 1), jnp.asarray(data.row)[:, None]
-    each = node[step, :, row]
-    pair = jnp.broadcast_to(pair, (len(each), *pair.shape)) if pair.ndim == 2 else pair[step[:, 1:], :, :, row]
-    initial = jnp.broadcast_to(scores.initial, (len(each), node.shape[1]))
-    return assemble(Chain, initial=initial, pair=pair, node=each, length=jnp.asarray(data.lengths))
+    size = node.shape[1]
+    numbers += size * (size if pair.ndim == 4 else 1)
+    return packed.one_by_one(function, scores.initial, pair, node, data, numbers=numbers)
 
 
 @_by_order(crf_second_order.k_best)
 @partial(jit, static_argnums=2)
 def k_best(scores: Scores, data: Sequences, k: int):
     """The k best labellings of each sentence, (sentence, k, time), and their scores (sentence, k)."""
-    found = jax.vmap(partial(decoding.k_best, k=k))(chains(scores, data))
+    found = _one_by_one(partial(decoding.k_best, k=k), scores, data, scores.node.shape[1] * k)
     return found.states, found.score
 
 
@@ -131,7 +126,7 @@ def k_best(scores: Scores, data: Sequences, k: int):
 @jit
 def entropy(scores: Scores, data: Sequences):
     """Entropy of the labelling of each sentence, in nats."""
-    return jax.vmap(chain_engine.entropy)(chains(scores, data))
+    return _one_by_one(chain_engine.entropy, scores, data, 2 * scores.node.shape[1])
 
 
 # Learning

@@ -55,6 +55,16 @@ class Prepared(NamedTuple):
             return np.stack(parts) if is_concrete(values) else jnp.stack(parts)
         return parts
 
+    def per_path(self, values) -> Any:
+        """(sequence, path, time) as the caller's form: (path, T), (S, path, T), or a list of (path, T_i)."""
+        s = self.sequences
+        if not is_concrete(s.values):
+            return values[0] if self.form == "one" else values
+        found = [own[:, :size] for own, size in zip(host(values), s.lengths.tolist(), strict=True) if size]
+        if self.form == "one":
+            return found[0]
+        return found if self.form == "many" else (np.stack(found) if is_concrete(values) else jnp.stack(found))
+
     def per_sequence(self, values) -> Any:
         """(sequence, *rest) without the padding; (*rest) for one sequence."""
         values = host(values)

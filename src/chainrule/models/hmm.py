@@ -203,11 +203,21 @@ class HMM(eqx.Module):
         return Path(batch.per_step(states), batch.per_sequence(log_prob), self.states)
 
     def k_best(self, data, k: int, *, known=None) -> Path:
-        """The k most probable paths of one sequence, best first: states (k, T), log_prob (k,)."""
+        """The k most probable paths, best first: states (k, T), and log_prob (k,), log p(z, x) of each.
+
+        For several sequences: a list of states (k, T_i), or for equal lengths (S, k, T), and log_prob (S, k). Where fewer
+        are possible, the rest have log-probability −inf and states −1.
+
+        Example:
+            >>> import chainrule as cr
+            >>> hmm = cr.HMM([.5, .5], [[.9, .1], [.1, .9]], cr.emissions.Poisson([2., 9.]), states=("calm", "busy"))
+            >>> hmm.k_best([1, 3, 8], 2).labels.tolist()
+            [['calm', 'calm', 'busy'], ['busy', 'busy', 'busy']]
+        """
         k = whole(k, "k", why="ask for at least one path")
-        batch, fixed = _prepared_one(self, data, known, "k_best")
+        batch, fixed = _prepared(self, data, known)
         states, log_prob = engine.k_best(self, batch.sequences, fixed, k)
-        return Path(batch.per_step(states).T, host(log_prob), self.states)
+        return Path(batch.per_path(states), batch.per_sequence(log_prob), self.states)
 
     def sample(self, key: Key[Array, ""], length: int, num_samples: int | None = None):
         """Draw states and observations: (states (T,), x (T, *event)), with a leading axis if `num_samples` is given."""
@@ -232,9 +242,19 @@ class HMM(eqx.Module):
         return Path(states, batch.per_sequence(log_prob), self.states)
 
     def entropy(self, data, *, known=None):
-        """Entropy of p(z | x) in nats, of one sequence: how undecided the whole path is; 0 if x is impossible."""
-        batch, fixed = _prepared_one(self, data, known, "entropy")
-        return host(engine.entropy(self, batch.sequences, fixed))
+        """Entropy of p(z | x) in nats, how undecided the whole path is: a number, or one per sequence.
+
+        It is 0 where x is impossible.
+
+        Example:
+            >>> import chainrule as cr
+            >>> hmm = cr.HMM([.5, .5], [[.9, .1], [.1, .9]], cr.emissions.Poisson([2., 9.]))
+            >>> sure, unsure = hmm.entropy([[1, 2, 9], [5, 5, 5]])
+            >>> bool(sure < unsure)
+            True
+        """
+        batch, fixed = _prepared(self, data, known)
+        return batch.per_sequence(engine.entropy(self, batch.sequences, fixed))
 
     def chain(self, x) -> Chain:
         """The chain form of p(z, x) for one sequence, to be handed to any engine."""

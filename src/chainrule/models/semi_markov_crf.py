@@ -64,8 +64,8 @@ class SemiMarkovCRF(eqx.Module):
             below one or not for each label.
 
     Queries take one sentence, or a list of them, and answer in the same form. Where what is known of a sentence rules out
-    all segmentations, `log_partition` answers −inf and the others raise a ValueError, as for `LinearChainCRF`. A token costs K² + K·L products, for K labels
-    and segments of up to L tokens, and memory for K·L numbers.
+    all segmentations, `log_partition` answers −inf and the others raise a ValueError, as for `LinearChainCRF`. A token
+    costs K² + K·L products, for K labels and segments of up to L tokens, and memory for K·L numbers.
 
     Example:
         >>> import chainrule as cr
