@@ -261,6 +261,72 @@ def test_a_decision_process_keeps_the_contracts(tmp_path):
     same(*walks)
 
 
+# Conditional random fields: sentences and labels instead of sequences
+
+TAGGERS = pytest.mark.parametrize("example", zoo.TAGGERS, ids=lambda e: e.name)
+
+
+def log_prob_of_labels(model, x):
+    return model.log_prob(x, ["N", "D", "V"] if isinstance(model, cr.LinearChainCRF) else [(0, 1, "N"), (1, 3, "V")])
+
+
+def questions(model, x):
+    """What else can be asked of a sentence, in arrays."""
+    posterior, best, drawn = model.posterior(x), model.viterbi(x), model.sample(jax.random.key(0), x, 2)
+    k_best, known = model.k_best(x, 2), model.log_partition(x, known=[None, "N", None])
+    found = [posterior.marginals, posterior.transitions, best.states, best.log_prob, drawn.log_prob, k_best.states]
+    found += [k_best.log_prob, known, model.entropy(x)]
+    return found + ([model.pair_posterior(x)] if isinstance(model, cr.LinearChainCRF) else [])
+
+
+@TAGGERS
+def test_taggers_under_jit_vmap_and_grad(example):
+    model, x = example.make(), example.data
+    traces = []
+
+    @jax.jit
+    @jax.vmap
+    def compiled(model, x):
+        traces.append(None)
+        value, slopes = jax.value_and_grad(log_prob_of_labels, argnums=(0, 1), allow_int=True)(model, x)
+        return [value, *questions(model, x)], slopes
+
+    models, sentences = [model, scaled(model, 2)], [x, x[::-1].copy()]
+    stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *models)
+    found, gradient = compiled(stacked, jnp.stack(sentences))
+    close = partial(np.testing.assert_allclose, rtol=1e-5, atol=1e-5)
+    for n in range(2):
+        wanted = [log_prob_of_labels(models[n], sentences[n]), *questions(models[n], sentences[n])]
+        assert all(isinstance(one, np.ndarray | np.generic) for one in wanted)
+        jax.tree.map(lambda got, one, n=n: close(got[n], one), found, wanted)
+    slopes = [np.asarray(leaf) for leaf in jax.tree.leaves(gradient) if leaf.dtype.kind == "f"]
+    assert all(np.isfinite(leaf).all() for leaf in slopes)
+    assert slopes[-1].shape == (2, *x.shape)  # by the sentence, too
+    assert slopes[-1].any()
+    compiled(scaled(stacked, 0.5), jnp.stack(sentences[::-1]))
+    assert len(traces) == 1  # new values compile nothing
+
+
+def scaled(model, factor):
+    return jax.tree.map(lambda leaf: factor * leaf if np.asarray(leaf).dtype.kind == "f" else leaf, model)
+
+
+@TAGGERS
+def test_taggers_are_frozen_short_and_saved(example, tmp_path):
+    model, path = example.make(), tmp_path / "model.npz"
+    things = [model, model.posterior(example.data), model.viterbi(example.data)]
+    assert all(len(repr(thing)) < 130 and "Array" not in repr(thing) for thing in things)
+    leaves, structure = jax.tree.flatten(model)
+    same(jax.tree.unflatten(structure, leaves), model)
+    with pytest.raises(AttributeError):
+        model.first = model.first
+    cr.save(path, model)
+    again = cr.load(path, like=model)
+    assert again.labels == model.labels
+    same(again, model)
+    assert again.log_partition(example.data) == model.log_partition(example.data)
+
+
 # Boltzmann machines: rows of data instead of sequences
 
 MACHINES = pytest.mark.parametrize("example", zoo.MACHINES, ids=lambda e: e.name)

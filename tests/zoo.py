@@ -5,8 +5,11 @@ a `time` axis of any length must be accepted, since tests cut pieces off it.
 """
 
 from collections.abc import Callable
+from functools import cache
 from typing import Any, NamedTuple
 
+import equinox as eqx
+import jax.numpy as jnp
 import networkx as nx
 import numpy as np
 
@@ -73,6 +76,39 @@ EXAMPLES = [
     Example(
         "markov chain", lambda: cr.MarkovChain(INITIAL, TRANSITION), np.array([0, 0, 1, 1, 0, 1, 1, 1, 0, 0, 0, 1])
     ),
+]
+
+
+# Conditional random fields: `data` is one sentence of vectors
+SENTENCE = np.random.default_rng(9).normal(size=(3, 2)).astype(np.float32)
+CRF_LABELS = ("D", "N", "V")
+
+
+class _Table(eqx.Module):
+    table: Any
+
+    def __call__(self, x, start):
+        return x @ self.table
+
+
+def _of_array(x, y_prev, y, i):
+    return jnp.where(y_prev == y, x[i, 0], 0)
+
+
+def _linear_chain_crf() -> cr.LinearChainCRF:
+    features = [cr.dense(), cr.feature_function(_of_array), cr.neural_feature(_Table(jnp.ones((2, 3))))]
+    crf = cr.LinearChainCRF(CRF_LABELS, features, transitions=nx.DiGraph([*zip("DDNNNVV", "NVDNVDN", strict=True)]))
+    return crf.fit([SENTENCE], [["N", "D", "V"]], method=cr.LBFGS(max_iterations=1)).model
+
+
+def _semi_markov_crf() -> cr.SemiMarkovCRF:
+    crf = cr.SemiMarkovCRF(CRF_LABELS, [cr.dense()], max_length=2)
+    return crf.fit([SENTENCE], [[(0, 2, "N"), (2, 3, "V")]], method=cr.LBFGS(max_iterations=1)).model
+
+
+TAGGERS = [
+    Example("linear-chain crf", cache(_linear_chain_crf), SENTENCE),
+    Example("semi-markov crf", cache(_semi_markov_crf), SENTENCE),
 ]
 
 

@@ -90,6 +90,13 @@ def test_distribution_is_the_marginal_likelihood():
     np.testing.assert_allclose(padded.log_prob(x), expected, rtol=1e-5)
     with pytest.raises(ValueError, match="without parameters"):
         cr.bayes.as_distribution(cr.HMM.random(jax.random.key(0), 2, cr.emissions.Poisson()), 3)
+    for lengths, what in (
+        ([3, 9], r"lengths\[1\] is 9"),
+        ([0], r"lengths\[0\] is 0"),
+        ([2.5], "one whole number for each"),
+    ):
+        with pytest.raises(ValueError, match=what):
+            cr.bayes.as_distribution(hmm, 7, lengths=jnp.array(lengths))
 
 
 def test_inside_a_program_density_and_gradient():

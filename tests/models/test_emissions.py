@@ -324,6 +324,28 @@ def test_a_state_without_weight_keeps_its_parameters_and_is_reported(name):
         assert not np.array_equal(now[:half], old[:half])
 
 
+@pytest.mark.parametrize(
+    ("name", "prior"),
+    [("categorical", E.Dirichlet(2.0)), ("bernoulli", E.Beta(2.0, 2.0)), ("poisson", E.Gamma(2.0, 1.0))],
+)
+def test_a_prior_does_not_hide_that_a_state_is_empty(name, prior):
+    values, weights = weighted_data(name, missing=False)
+    weights[:, 1] = 0
+    assert FAMILIES[name]().maximise(values, weights, prior, 1e-6)[1].tolist() == [False, True]
+
+
+def test_a_component_without_weight():
+    bumps = E.Mixture(E.Normal([-1.0, 1.0, 0.0, 200.0], jnp.ones(4)), [[1.0, 0.0], [0.5, 0.5]])
+    x = jnp.array([0.0, 1.0, -1.0])
+    score, gradient = jax.jit(jax.value_and_grad(lambda e: e.log_prob(x).sum()))(bumps)
+    assert np.isfinite(score)
+    assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(gradient))
+    after = jax.jit(lambda e: e.maximise(x[:, None], jnp.ones((3, 2, 1)), None, 1e-6)[0].weights)(bumps)
+    assert after[0].tolist() == [1.0, 0.0]  # structure stays
+    assert after[1, 1] > 0  # but what was possible stays possible, however unlikely
+    assert after[1, 1] < 1e-30
+
+
 def test_a_variance_meets_its_floor_and_is_reported():
     values = np.array([[1.0], [1.0], [3.0], [5.0]], np.float32)
     weights = np.zeros((4, 2, 1), np.float32)

@@ -89,6 +89,37 @@ def test_transitions_under_somebody_elses_distribution(method):
     assert fit.num_parameters == 3
 
 
+class Plain:
+    """A distribution of which JAX knows nothing."""
+
+    batch_shape, event_shape = (2,), ()
+
+    def __init__(self):
+        self.mean = jnp.array([0.0, 3.0])
+
+    def log_prob(self, x):
+        return -0.5 * (x - self.mean) ** 2 - 0.5 * np.log(2 * np.pi)
+
+    def sample(self, key, shape):
+        return jnp.broadcast_to(self.mean, (*shape, 2)) + jax.random.normal(key, (*shape, 2))
+
+
+def test_an_object_of_any_class_is_an_emission():
+    hmm, x = cr.HMM([0.5, 0.5], STAY, Plain()), [0.0, 3.0, np.nan, 2.5]
+    known = cr.HMM([0.5, 0.5], STAY, E.Normal([0.0, 3.0], [1.0, 1.0]))
+    np.testing.assert_allclose(hmm.posterior(x).marginals, known.posterior(x).marginals, rtol=1e-5)
+    assert hmm.viterbi(x).states.tolist() == [0, 1, 1, 1]
+    assert hmm.sample(jax.random.key(0), 5)[1].shape == (5,)
+    fit = hmm.fit(x, frozen=lambda m: m.emission, method=cr.EM(max_iterations=2))
+    assert fit.log_prob >= float(hmm.log_prob(x))
+
+    class Mutable(Plain):
+        __hash__ = None  # as where a class defines __eq__ alone
+
+    with pytest.raises(ValueError, match="Mutable is neither a pytree of arrays nor hashable"):
+        cr.HMM([0.5, 0.5], STAY, Mutable())
+
+
 @pytest.mark.parametrize("method", [cr.LBFGS(max_iterations=3), cr.EM(max_iterations=3)], ids=["lbfgs", "em"])
 def test_float32_models_fit_while_float64_is_on(method):
     hmm = two()
@@ -116,8 +147,29 @@ def test_arguments_of_fit(arguments, message):
 def test_other_bad_arguments():
     with pytest.raises(ValueError, match=r"such as Poisson\(\)"):
         cr.HMM.random(jax.random.key(0), 2, E.Poisson)
-    with pytest.raises(ValueError, match="whole number of paths"):
-        two().k_best(X, 2.5)
+    key, numbers = jax.random.key(0), "wanted a whole number"
+    for ask, message in (
+        (lambda: two().k_best(X, 2.5), "k is 2.5; " + numbers),
+        (lambda: two().sample(key, 3, 0), "num_samples is 0; ask for at least one"),
+        (lambda: two().sample(key, 2.5), "length is 2.5; " + numbers),
+        (lambda: two().sample_posterior(key, X, 0), "num_samples is 0"),
+        (lambda: two().factor_graph(X, length=7), "give a sequence, or a length for the prior alone"),
+        (lambda: two().factor_graph(length=0), "length is 0; a sequence has at least one step"),
+        (lambda: two().fit(X, restarts=1.5, key=key), "restarts is 1.5; " + numbers),
+        (lambda: two().fit(X, restarts=2, key=0), r"fit: key is 0; give a random key, such as jax.random.key\(0\)"),
+        (lambda: cr.HMM.random(key, 2.5, E.Poisson()), "num_states is 2.5; " + numbers),
+        (lambda: cr.HMM.random(0, 2, E.Poisson()), "HMM.random: key is 0"),
+        (lambda: two(states=(["a"], ["b"])), r"\['a'\] cannot be a name: it is not hashable"),
+        (lambda: cr.EM(tolerance=np.nan), "EM: tolerance is nan"),
+        (lambda: cr.EM(max_iterations=2.5), "EM: max_iterations is 2.5; " + numbers),
+        (lambda: cr.Adam(tolerance=np.nan), "Adam: tolerance is nan"),
+        (lambda: cr.FactorGraph({"a": 2}, {"f": (("a",), ["x", "y"])}), r"factor 'f' has \['x', 'y'\] for a table"),
+        (lambda: cr.FactorGraph({"a": 2, "b": 2}, {"f": (("a", "b"), [[1, 2], [3]])}), "factor 'f' has .* for a table"),
+        (lambda: cr.MarkovChain.random(key, 1.5), "num_states is 1.5; " + numbers),
+        (lambda: cr.MarkovChain.random(key, 2).sample(key, 3, -1), "num_samples is -1"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            ask()
 
 
 def test_mixtures_can_be_reordered_under_vmap():

@@ -10,6 +10,7 @@ import pytest
 from scipy.stats import norm
 
 import chainrule as cr
+from chainrule.models import packed
 
 INITIAL = np.array([0.5, 0.5, 0.0])
 TRANSITION = np.array([[0.7, 0.3, 0.0], [0.0, 0.6, 0.4], [0.2, 0.0, 0.8]])
@@ -187,9 +188,34 @@ def test_a_plain_list_of_numbers_is_one_sequence():
 
 
 def test_one_sequence_only_where_the_answer_is_one_path():
-    for query in (lambda m: m.k_best(RAGGED, 2), lambda m: m.entropy(RAGGED), lambda m: m.chain(RAGGED)):
-        with pytest.raises(ValueError, match="takes one sequence"):
-            query(model())
+    with pytest.raises(ValueError, match="takes one sequence"):
+        model().chain(RAGGED)
+
+
+@pytest.mark.parametrize("room", [None, 1])
+def test_entropy_and_k_best_of_several_sequences(room, monkeypatch):
+    """All at once, and one at a time where there is no room for more."""
+    data = RAGGED
+    if room:  # and a program of its own, since there is one more sequence
+        monkeypatch.setattr(packed, "ROOM", room)
+        data = [*RAGGED, Y[2:4]]
+    hmm, known = model(), [[None] * len(x) for x in data]
+    known[0][0] = "b"
+    entropy, best = hmm.entropy(data, known=known), hmm.k_best(data, 4, known=known)
+    assert best.log_prob.shape == (len(data), 4)
+    for n, x in enumerate(data):
+        exact = truth(x, {0: 1} if n == 0 else None)
+        close(entropy[n], exact.entropy)
+        assert best.states[n].shape == (4, len(x))
+        for m, (score, z) in enumerate(exact.paths[:4]):
+            close(best.log_prob[n, m], score)
+            assert tuple(best.states[n][m]) == (z if score > -np.inf else (-1,) * len(x))
+        assert (best.log_prob[n, len(exact.paths) :] == -np.inf).all()
+    if room:
+        return
+    pair = np.stack([X, X[::-1]])
+    assert hmm.k_best(pair, 2).states.shape == (2, 2, len(X))
+    assert jax.jit(lambda x: hmm.k_best(x, 2).states)(jnp.asarray(pair)).shape == (2, 2, len(X))
 
 
 # Names

@@ -1,6 +1,7 @@
 """Markov chains: counts, smoothing, names, stationary distributions, draws, graphs."""
 
 import jax
+import jax.numpy as jnp
 import networkx as nx
 import numpy as np
 import pytest
@@ -55,6 +56,28 @@ def test_counts_are_maximum_likelihood():
     assert fit.num_observations == 10
     assert fit.log_prob == pytest.approx(float(np.sum(fit.model.log_prob(sequences))), rel=1e-6)
     assert fit.aic == pytest.approx(2 * fit.num_parameters - 2 * fit.log_prob)
+
+
+def test_what_is_no_state_has_no_probability():
+    chain = cr.MarkovChain([0.5, 0.5], [[0.8, 0.2], [0.4, 0.6]])
+    for values, what in (
+        ([0, 5, 1], "step 1: 5 is not the index"),
+        ([0, -1, 1], "step 1: -1 is not"),
+        ([0.0, 0.7, 1.0], "step 1: 0.7 is not"),
+        ([0.0, 1.0, np.nan], "step 2: nan is not"),
+    ):
+        for ask in (chain.log_prob, chain.fit):
+            with pytest.raises(ValueError, match=what):
+                ask(cr.Sequences.pack([np.array(values)]))
+    with pytest.raises(ValueError, match=r"a sequence of states has shape \(time,\), got \(time, 2,\)"):
+        chain.log_prob(cr.Sequences.pack([np.zeros((3, 2), int)]))
+    whole = cr.Sequences.pack([np.array([0.0, 1.0, 1.0]), np.array([0.0])])
+    np.testing.assert_allclose(chain.log_prob(whole), [np.log(0.5 * 0.2 * 0.6), np.log(0.5)], rtol=1e-6)
+    traced = jax.jit(jax.vmap(chain.log_prob))
+    found = traced(
+        jnp.array([[0.0, 5.0, 1.0], [0.0, -3.0, 1.0], [0.0, 0.5, 1.0], [0.0, jnp.nan, 1.0], [0.0, 1.0, 1.0]])
+    )
+    np.testing.assert_allclose(found, [-np.inf] * 4 + [np.log(0.5 * 0.2 * 0.6)], rtol=1e-6)
 
 
 def test_smoothing_adds_to_what_is_possible():

@@ -3,11 +3,13 @@
 from typing import Any
 
 import jax.numpy as jnp
+import numpy as np
 import numpyro.distributions as dist
 from jaxtyping import Array, Int
 from numpyro.distributions import constraints
 from numpyro.util import is_prng_key
 
+from ..forms.chain import is_concrete
 from ..inference.compiling import jit
 from ..models.emissions import Bernoulli, Categorical, Poisson
 from ..models.hmm import HMM
@@ -27,7 +29,7 @@ def as_distribution(
         lengths: for S sequences padded to T, how many steps of each are real; the batch shape is then (S,).
 
     Raises:
-        ValueError: a model without parameters, or a length below one.
+        ValueError: a model without parameters, a length below one, or lengths outside 1 … T.
 
     Example:
         >>> import jax, jax.numpy as jnp, numpyro, numpyro.distributions as dist, chainrule as cr
@@ -43,6 +45,13 @@ def as_distribution(
         raise ValueError(f"{model!r} has an emission without parameters; give it some")
     if length < 1:
         raise ValueError(f"length is {length}; a sequence has at least one step")
+    if lengths is not None and is_concrete(lengths):
+        sizes = np.asarray(lengths)
+        if sizes.ndim != 1 or sizes.dtype.kind not in "iu":
+            raise ValueError(f"lengths is {lengths!r}; wanted one whole number for each sequence")
+        if ((sizes < 1) | (sizes > length)).any():
+            n = int(np.argmax((sizes < 1) | (sizes > length)))
+            raise ValueError(f"lengths[{n}] is {sizes[n]}; each sequence has 1 … {length} real steps")
     return SequenceDistribution(model, length, lengths)
 
 

@@ -45,6 +45,8 @@ class Chain(eqx.Module):
 
     def __init__(self, initial, pair, node, length=None):
         self.initial, self.pair, self.node = (_as_float(x) for x in (initial, pair, node))
+        if length is not None and not jnp.issubdtype(jnp.asarray(length).dtype, jnp.integer):
+            raise ValueError(f"length is {length}; wanted a whole number of steps")
         self.length = None if length is None else jnp.asarray(length).astype(jnp.int32)
 
     def __check_init__(self):

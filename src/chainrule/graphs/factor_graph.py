@@ -301,7 +301,10 @@ def _read_factor(name, factor, states) -> Factor:
             lookup("variable", variable, states)
         except ValueError as error:
             raise ValueError(f"factor {name!r} has a scope with an {error}") from None
-    table = np.array(log_table, np.float64)
+    try:
+        table = np.array(log_table, np.float64)
+    except (TypeError, ValueError):
+        raise ValueError(f"factor {name!r} has {log_table!r} for a table; wanted an array of numbers") from None
     wanted = tuple(len(states[variable]) for variable in scope)
     if table.shape != wanted:
         raise ValueError(f"factor {name!r} has a table of shape {table.shape}; its scope {scope!r} asks for {wanted}")

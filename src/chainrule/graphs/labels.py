@@ -20,9 +20,15 @@ def lookup(kind: str, label: Hashable, known: Mapping[Hashable, _T]) -> _T:
 
 
 def first_duplicate(labels: Iterable[Hashable]) -> Hashable | None:
-    """Return the first label seen twice, or None."""
+    """Return the first label seen twice, or None.
+
+    Raises:
+        ValueError: a label that is not hashable.
+    """
     seen = set()
     for label in labels:
+        if not isinstance(label, Hashable):
+            raise ValueError(f"{label!r} cannot be a name: it is not hashable; use a string, a number or a tuple")
         if label in seen:
             return label
         seen.add(label)

@@ -21,6 +21,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
+from ..forms.checks import whole
 from ..forms.sequences import bucket
 from ..inference import rows
 from ..inference.compiling import jit
@@ -46,8 +47,9 @@ class EM(eqx.Module):
     min_variance: float = 1e-6
 
     def __check_init__(self):
-        if self.max_iterations < 1:
-            raise ValueError(f"EM: max_iterations is {self.max_iterations}; at least one is needed")
+        whole(self.max_iterations, "EM: max_iterations")
+        if np.isnan(self.tolerance):
+            raise ValueError(f"EM: tolerance is {self.tolerance}; wanted a number")
         if not self.min_variance > 0:
             raise ValueError(f"EM: min_variance is {self.min_variance}; it must be positive")
 

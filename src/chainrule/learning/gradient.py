@@ -14,6 +14,7 @@ import numpy as np
 from jax import lax
 from jax.flatten_util import ravel_pytree
 
+from ..forms.checks import whole
 from ..forms.sequences import bucket
 from ..inference.compiling import jit
 from . import progress, quasi_newton
@@ -37,7 +38,7 @@ class Adam(eqx.Module):
     tolerance: float = 1e-7
 
     def __check_init__(self):
-        _check("Adam", self.max_iterations)
+        _check("Adam", self)
         if not self.learning_rate > 0:
             raise ValueError(f"Adam: learning_rate is {self.learning_rate}; it must be positive")
 
@@ -87,10 +88,9 @@ class LBFGS(eqx.Module):
     l2: float = 0.0
 
     def __check_init__(self):
-        _check("LBFGS", self.max_iterations)
+        _check("LBFGS", self)
         for name in ("period", "memory"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"LBFGS: {name} is {getattr(self, name)}; at least one is needed")
+            whole(getattr(self, name), f"LBFGS: {name}")
         for name in ("l1", "l2"):
             if not 0 <= getattr(self, name) < float("inf"):
                 raise ValueError(f"LBFGS: {name} is {getattr(self, name)}; a penalty is a number from 0 on")
@@ -125,9 +125,10 @@ class LBFGS(eqx.Module):
         )
 
 
-def _check(name: str, iterations: int):
-    if iterations < 1:
-        raise ValueError(f"{name}: max_iterations is {iterations}; at least one is needed")
+def _check(name: str, method: "Adam | LBFGS"):
+    whole(method.max_iterations, f"{name}: max_iterations")
+    if np.isnan(method.tolerance):
+        raise ValueError(f"{name}: tolerance is {method.tolerance}; wanted a number")
 
 
 @partial(jit, static_argnames=("frozen", "memory", "size"))

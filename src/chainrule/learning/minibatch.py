@@ -11,6 +11,7 @@ import numpy as np
 from jax import lax
 from jaxtyping import Array, Float
 
+from ..forms.checks import whole
 from . import progress
 
 
@@ -60,8 +61,7 @@ class MiniBatch(eqx.Module):
 
     def __check_init__(self):
         for name in ("epochs", "batch_size"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"MiniBatch: {name} is {getattr(self, name)}; at least one is needed")
+            whole(getattr(self, name), f"MiniBatch: {name}")
         for name in ("learning_rate", "clip"):
             if not getattr(self, name) > 0:
                 raise ValueError(f"MiniBatch: {name} is {getattr(self, name)}; it must be positive")
@@ -100,8 +100,7 @@ class AveragedPerceptron(eqx.Module):
     epochs: int = 10
 
     def __check_init__(self):
-        if self.epochs < 1:
-            raise ValueError(f"AveragedPerceptron: epochs is {self.epochs}; at least one is needed")
+        whole(self.epochs, "AveragedPerceptron: epochs")
 
     def as_minibatch(self) -> MiniBatch:
         """The same as steps of one sentence and length one along the gradient of the perceptron's loss."""

@@ -18,6 +18,7 @@ import numpy as np
 from jaxtyping import Array, Float, Key
 
 from ..forms.chain import Chain, assemble
+from ..forms.checks import whole
 from ..graphs.factor_graph import FactorGraph
 from ..learning.fit import Fit
 from ..learning.gradient import LBFGS
@@ -25,9 +26,10 @@ from ..learning.minibatch import AveragedPerceptron, MiniBatch
 from ..learning.validation import Validation
 from . import crf_engine as engine
 from . import crf_inspection, crf_learning, crf_second_order
-from .crf_data import Taggings, gold_of, read_sentences, structure_of
+from .crf_data import IndexedSentences, Taggings, gold_of, read_sentences, structure_of
 from .crf_objectives import Likelihood, MaxMargin, SoftmaxMargin
-from .crf_scores import IndexedSentences, best_labels, check_possible, indexed, scores_of, scores_of_one, weights_of
+from .crf_scores import best_labels, check_possible, indexed, scores_of, scores_of_one, weights_of
+from .data import host
 from .features.base import AbstractFeature, Batch, Gold, Options
 from .features.sparse import as_feature
 from .results import Path, Posterior, Table
@@ -49,7 +51,8 @@ class LinearChainCRF(eqx.Module):
         min_pairs: leave out pairs that occur at fewer tokens.
         local: normalise each step by itself, p(y | x) = Π_t p(y_t | y_{t−1}, x), with the same features: a maximum-entropy
             Markov model (McCallum, Freitag and Pereira 2000). It trains without forward–backward, and suffers from label
-            bias, which the CRF was invented against.
+            bias, which the CRF was invented against. Where `transitions` lead to labels that nothing may follow, or nothing
+            that may be last, part of the mass is lost on the way; p(y | x) is then divided by what is left, here too.
         order: how many labels before a label speaks of: 1, or 2 for p(y | x) with weights for each three labels in a row
             besides, and features f(x, y_prev2, y_prev, y, i). A step then costs K³ instead of K², whatever is forbidden.
 
@@ -58,6 +61,11 @@ class LinearChainCRF(eqx.Module):
 
     A sentence is a list of tokens, or an array (time, …), as the features want it: an array is always one sentence. Queries
     take one sentence, or a list of them, or what `index` makes of either, and answer in the same form.
+
+    What is known of the labels may be impossible under `transitions`. Its probability is zero: `log_prob` and
+    `log_partition` answer −inf. The other queries have nothing to answer, and raise a ValueError that names the sentence,
+    as all do where nothing at all is possible; under `jit`, where nobody can look, they give states −1 and marginals of
+    zero.
 
     Example:
         >>> import chainrule as cr
@@ -107,8 +115,7 @@ class LinearChainCRF(eqx.Module):
         if isinstance(features, str) or not isinstance(features, Sequence):
             raise ValueError(f"features is {features!r}; wanted a list, such as [templates('%x[0,0]')]")
         self.features = tuple(as_feature(feature) for feature in features)
-        if min_pairs < 1:
-            raise ValueError(f"min_pairs is {min_pairs}; pairs occur at one token or more")
+        min_pairs = whole(min_pairs, "min_pairs", why="pairs occur at one token or more")
         size = len(self.labels)
         self.transition, self.first, self.last = jnp.zeros((size, size)), jnp.zeros(size), jnp.zeros(size)
         self.structure = engine.Structure(*structure_of(self.labels, transitions))
@@ -184,11 +191,20 @@ class LinearChainCRF(eqx.Module):
         return names[0] if batch.single else names
 
     def viterbi(self, x, *, known=None) -> Path:
-        """The most probable labels as indices, with their log p(y | x), which `known` does not change."""
+        """The most probable labels as indices; `log_prob` is their log p(y | x), which `known` does not change.
+
+        Example:
+            >>> import chainrule as cr
+            >>> crf = cr.LinearChainCRF(["D", "N"], [cr.templates("%x[0,0]")])
+            >>> model = crf.fit([["the", "dog"], ["a", "cat"]], [["D", "N"]] * 2).model
+            >>> path = model.viterbi(["a", "dog"])
+            >>> path.states.tolist(), path.labels.tolist(), bool(path.log_prob < 0)
+            ([0, 1], ['D', 'N'], True)
+        """
         batch, free, scores = scores_of(self, x, known)
         states, total = engine.viterbi(scores, batch.layout)
         check_possible(total, scores)
-        log_prob = np.asarray(total) - np.asarray(engine.log_partition(free, batch.layout))
+        log_prob = host(total) - host(engine.log_partition(free, batch.layout))
         return Path(batch.prepared.per_step(states), batch.prepared.per_sequence(log_prob), self.labels)
 
     def k_best(self, x, k: int, *, known=None) -> Path:
@@ -199,18 +215,12 @@ class LinearChainCRF(eqx.Module):
         Where fewer are possible, the rest have log-probability −inf and states −1. What is known picks among the
         labellings; it does not change their probabilities.
         """
-        if not isinstance(k, int | np.integer) or k < 1:
-            raise ValueError(f"k is {k!r}; ask for a whole number of labellings, at least one")
+        k = whole(k, "k", why="ask for at least one labelling")
         batch, free, scores = scores_of(self, x, known)
-        states, score = map(np.asarray, engine.k_best(scores, batch.layout, int(k)))
-        count, sizes = len(batch.sentences), [len(sentence) for sentence in batch.sentences]
-        score = score[:count]
-        check_possible(score[:, 0], scores)
-        log_prob = score - np.asarray(engine.log_partition(free, batch.layout))[:count, None]
-        states = [s[:, :size] for s, size in zip(states, sizes, strict=False)]
-        if batch.single:
-            return Path(states[0], log_prob[0], self.labels)
-        return Path(states, log_prob, self.labels)
+        states, score = map(host, engine.k_best(scores, batch.layout, k))
+        check_possible(score[: len(batch.sentences), 0], scores)
+        log_prob = score - host(engine.log_partition(free, batch.layout))[:, None]
+        return Path(batch.prepared.per_path(states), batch.prepared.per_sequence(log_prob), self.labels)
 
     def log_partition(self, x, *, known=None):
         """Log Z(x), the sum over all labellings (that agree with what is known): a number, or one for each sentence."""
@@ -231,10 +241,10 @@ class LinearChainCRF(eqx.Module):
         """Marginals p(y_t = k | x) and expected steps; `log_prob` is that of what is known, zero where that is nothing."""
         batch, free, scores = scores_of(self, x, known)
         total, marginals, steps = engine.posterior(scores, batch.layout)
-        steps = np.asarray(steps)
+        steps = host(steps)
         steps = steps if steps.ndim == 2 else steps.sum((0, *range(3, steps.ndim)))
+        check_possible(total, scores)
         everything = total if known is None else engine.log_partition(free, batch.layout)
-        check_possible(everything, free)
         prepared = batch.prepared
         return Posterior(prepared.per_sequence(total - everything), prepared.per_step(marginals), steps, self.labels)
 
@@ -242,7 +252,7 @@ class LinearChainCRF(eqx.Module):
         """Marginals of steps p(y_{t−1} = i, y_t = j | x), shape (T − 1, K, K): a list of them for several sentences."""
         batch, _, scores = scores_of(self, x, known)
         check_possible(engine.log_partition(scores, batch.layout), scores)
-        found = [steps[1:] for steps in batch.layout.unpack(np.asarray(engine.pair_marginals(scores, batch.layout)))]
+        found = [steps[1:] for steps in batch.layout.unpack(engine.pair_marginals(scores, batch.layout))]
         return found[0] if batch.single else found
 
     def triple_posterior(self, x, *, known=None):
@@ -256,8 +266,8 @@ class LinearChainCRF(eqx.Module):
             )
         batch, _, scores = scores_of(self, x, known)
         check_possible(engine.log_partition(scores, batch.layout))
-        triples = batch.layout.unpack(np.asarray(crf_second_order.triple_marginals(scores, batch.layout)))
-        found = [np.moveaxis(one[2:, ..., :-1], -1, 1) for one in triples]
+        triples = batch.layout.unpack(crf_second_order.triple_marginals(scores, batch.layout))
+        found = [one[2:, ..., :-1].transpose(0, 3, 1, 2) for one in triples]
         return found[0] if batch.single else found
 
     def sample(self, key: Key[Array, ""], x, num_samples: int = 1, *, known=None) -> Path:
@@ -265,20 +275,18 @@ class LinearChainCRF(eqx.Module):
 
         `log_prob` is log Z(x), the same for all draws.
         """
-        if num_samples < 1:
-            raise ValueError(f"num_samples is {num_samples}; ask for at least one")
+        num_samples = whole(num_samples, "num_samples", why="ask for at least one")
         batch, _, scores = scores_of(self, x, known)
         paths, total = engine.sample(key, scores, batch.layout, num_samples=num_samples)
         check_possible(total, scores)
-        drawn = [p.T for p in batch.layout.unpack(np.asarray(paths))]
+        drawn = [p.T for p in batch.layout.unpack(paths)]
         return Path(drawn[0] if batch.single else drawn, batch.prepared.per_sequence(total), self.labels)
 
     def entropy(self, x, *, known=None):
         """Entropy of p(y | x) in nats, how undecided the whole labelling is: a number, or one for each sentence."""
         batch, _, scores = scores_of(self, x, known)
         check_possible(engine.log_partition(scores, batch.layout), scores)
-        found = np.asarray(engine.entropy(scores, batch.layout))
-        return float(found[0]) if batch.single else found[: len(batch.sentences)]
+        return batch.prepared.per_sequence(engine.entropy(scores, batch.layout))
 
     def chain(self, x, *, known=None) -> Chain:
         """The chain form of one sentence, to be handed to any engine.
@@ -427,6 +435,7 @@ class LinearChainCRF(eqx.Module):
             tagged.allowed,
             objective,
             self.local,
+            self.structure.dead_ends,
         )
         return learned, problem
 

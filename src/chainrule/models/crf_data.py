@@ -1,6 +1,7 @@
 """What users pass to a linear-chain CRF: sentences, labels of which some are unknown, and structure."""
 
 from collections.abc import Hashable, Sequence
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import jax
@@ -13,6 +14,27 @@ from . import crf_engine as engine
 from .features.base import Batch, Gold, Potentials
 
 
+@dataclass(frozen=True, eq=False)
+class IndexedSentences:
+    """Sentences as numbers, for asking a model about them again and again; made by `LinearChainCRF.index`.
+
+    Attributes:
+        batch: where their tokens lie.
+        said: what each feature says of them.
+        origins: which features those are.
+    """
+
+    batch: Batch
+    said: tuple[Any, ...]
+    origins: tuple[Any, ...]
+
+    def __len__(self):
+        return len(self.batch.sentences)
+
+    def __repr__(self):
+        return f"IndexedSentences({len(self)} sentences, {self.batch.num_tokens} tokens)"
+
+
 def read_sentences(x, token: str | None) -> tuple[list[Any], bool, str]:
     """The sentences as a list, whether it was a single one, and what tokens are, such as "string" or "list".
 
@@ -23,6 +45,10 @@ def read_sentences(x, token: str | None) -> tuple[list[Any], bool, str]:
     """
     if isinstance(x, str):
         raise ValueError(f"x is the string {x[:40]!r}; a sentence is a list of tokens: pass x.split()")
+    if isinstance(x, IndexedSentences):
+        raise ValueError(
+            "these sentences were made by index(…), which is for queries; fit reads the sentences themselves"
+        )
     if isinstance(x, np.ndarray | jax.Array):
         if token is None:
             raise ValueError(

@@ -7,10 +7,11 @@ from typing import Any, NamedTuple
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 from jax.flatten_util import ravel_pytree
 
-from ..forms.chain import Chain, assemble
+from ..forms.chain import Chain
 from ..forms.sequences import Sequences
 from ..inference import chain as chain_engine
 from ..inference import compound, decoding, rows
@@ -106,23 +107,18 @@ def chain(scores: Scores, data: Sequences) -> Chain:
     return Chain(scores.initial, pair if pair.ndim == 2 else pair[1:size, ..., 0], node)
 
 
-@jit
-def chains(scores: Scores, data: Sequences) -> Chain:
-    """The chain forms of all sentences, with a leading axis for sentences, each as long as a row."""
+def _one_by_one(function, scores: Scores, data: Sequences, numbers: int):
     node, pair = jnp.asarray(scores.node), jnp.asarray(scores.pair)
-    step = jnp.arange(len(node), dtype=jnp.int32)[None] + jnp.asarray(data.offset)[:, None]
-    step, row = jnp.minimum(step, len(node) - 1), jnp.asarray(data.row)[:, None]
-    each = node[step, :, row]
-    pair = jnp.broadcast_to(pair, (len(each), *pair.shape)) if pair.ndim == 2 else pair[step[:, 1:], :, :, row]
-    initial = jnp.broadcast_to(scores.initial, (len(each), node.shape[1]))
-    return assemble(Chain, initial=initial, pair=pair, node=each, length=jnp.asarray(data.lengths))
+    size = node.shape[1]
+    numbers += size * (size if pair.ndim == 4 else 1)
+    return packed.one_by_one(function, scores.initial, pair, node, data, numbers=numbers)
 
 
 @_by_order(crf_second_order.k_best)
 @partial(jit, static_argnums=2)
 def k_best(scores: Scores, data: Sequences, k: int):
     """The k best labellings of each sentence, (sentence, k, time), and their scores (sentence, k)."""
-    found = jax.vmap(partial(decoding.k_best, k=k))(chains(scores, data))
+    found = _one_by_one(partial(decoding.k_best, k=k), scores, data, scores.node.shape[1] * k)
     return found.states, found.score
 
 
@@ -130,7 +126,7 @@ def k_best(scores: Scores, data: Sequences, k: int):
 @jit
 def entropy(scores: Scores, data: Sequences):
     """Entropy of the labelling of each sentence, in nats."""
-    return jax.vmap(chain_engine.entropy)(chains(scores, data))
+    return _one_by_one(chain_engine.entropy, scores, data, 2 * scores.node.shape[1])
 
 
 # Learning
@@ -142,6 +138,11 @@ class Structure(eqx.Module):
     initial: Any
     pair: Any
     final: Any
+
+    @property
+    def dead_ends(self) -> bool:
+        """Whether a sentence may have to stop after some label for want of one that may follow it, or may end."""
+        return not (np.asarray(self.pair) & np.asarray(self.final)).any(1).all()
 
 
 def with_structure(found: Potentials, weights, structure: Structure, start, last, extra=None) -> Scores:
@@ -204,6 +205,7 @@ class Problem(eqx.Module):
         allowed: True where a label is allowed, (time, label, row), where some are not known.
         objective: see `crf_objectives`.
         local: whether each step is normalised by itself.
+        dead_ends: whether such steps may lead to a label that nothing allowed follows, so that log Z is not zero.
     """
 
     parts: tuple[Part, ...]
@@ -218,6 +220,7 @@ class Problem(eqx.Module):
     allowed: Any
     objective: Any
     local: bool = eqx.field(static=True)
+    dead_ends: bool = eqx.field(static=True)
 
     def parameters(self):
         """Where the fit begins."""
@@ -233,7 +236,9 @@ class Problem(eqx.Module):
         sides = (self.start, self.last, self.weight, self.labels, self.allowed)
         start, last, weight, labels, allowed = jax.tree.map(lambda x: jnp.asarray(x)[..., rows], sides)
         fixed = (self.weights, self.free, self.structure)
-        return Problem(parts, *fixed, start, last, weight, labels, None, allowed, self.objective, self.local)
+        return Problem(
+            parts, *fixed, start, last, weight, labels, None, allowed, self.objective, self.local, self.dead_ends
+        )
 
     def scores(self, parameters, key=None) -> Scores:
         """Log-potentials of the training sentences."""

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
+from ..forms.checks import check_key
 from ..graphs.labels import first_duplicate
 from ..learning import progress as bars
 from ..learning.fit import Fit, Status
@@ -47,7 +48,12 @@ def choose(method, objective):
     """
     method = LBFGS(l2=1.0) if method is None else method
     if isinstance(method, AveragedPerceptron):
-        method, objective = method.as_minibatch(), MaxMargin(0.0) if objective is None else objective
+        if objective is not None and not (isinstance(objective, MaxMargin) and objective.cost == 0):
+            raise ValueError(
+                f"an averaged perceptron has an objective of its own, but objective is {objective!r}: leave it out, or "
+                "use MiniBatch"
+            )
+        method, objective = method.as_minibatch(), MaxMargin(0.0)
     objective = Likelihood() if objective is None else objective
     if not isinstance(method, LBFGS | MiniBatch):
         raise ValueError(f"method is {method!r}; give LBFGS(l1=…, l2=…), MiniBatch(…) or AveragedPerceptron(…)")
@@ -92,6 +98,7 @@ def search(
         return _climb(method, problem, progress)
     if key is None:
         raise ValueError("fit: MiniBatch goes through the sentences in random order; give key=jax.random.key(…)")
+    check_key(key, "fit")
     return Found(*descent.fit(method, batch, problem, key, model_of, validation, progress=progress))
 
 

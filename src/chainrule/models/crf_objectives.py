@@ -36,7 +36,7 @@ class Likelihood(eqx.Module):
         """−Σ weight · log p(y | x); labels that are not known are summed out."""
         if scores.triple is not None:
             return crf_second_order.likelihood_loss(scores, given)
-        if given.allowed is None and given.local:  # log Z is zero
+        if given.allowed is None and given.local and not given.dead_ends:  # log Z is zero
             return -rows.add_up(given.weight, _terms(scores, given, given.labels))
         if given.allowed is None:
             return _conditional(scores.node, scores.pair, given.start, given.weight, given.labels, given.counts)

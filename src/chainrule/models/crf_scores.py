@@ -1,7 +1,6 @@
 """From sentences to the scores of their labels: the way into every query of a linear-chain CRF."""
 
 from collections.abc import Hashable
-from dataclasses import dataclass
 from typing import Any
 
 import jax.numpy as jnp
@@ -9,32 +8,11 @@ import numpy as np
 
 from ..forms.chain import is_concrete
 from . import crf_engine as engine
-from .crf_data import as_allowed, gold_of, last_tokens, read_sentences
+from .crf_data import IndexedSentences, as_allowed, gold_of, last_tokens, read_sentences
 from .features.base import Batch, Potentials
 
 # Up to so many products of steps, one sentence is decoded in NumPy: calling a compiled program costs more than the work.
 FEW = 2**16
-
-
-@dataclass(frozen=True, eq=False)
-class IndexedSentences:
-    """Sentences as numbers, for asking a model about them again and again; made by `LinearChainCRF.index`.
-
-    Attributes:
-        batch: where their tokens lie.
-        said: what each feature says of them.
-        origins: which features those are.
-    """
-
-    batch: Batch
-    said: tuple[Any, ...]
-    origins: tuple[Any, ...]
-
-    def __len__(self):
-        return len(self.batch.sentences)
-
-    def __repr__(self):
-        return f"IndexedSentences({len(self)} sentences, {self.batch.num_tokens} tokens)"
 
 
 def indexed(model, x) -> IndexedSentences:
@@ -72,21 +50,33 @@ def _potentials(model, x, batch: Batch) -> Potentials:
     shape = (len(batch.layout.start), model.num_labels, batch.layout.start.shape[1])
     total = Potentials(np.zeros(shape, model.first.dtype))
     for feature, already in zip(model.features, said, strict=True):
-        total = engine.plus(total, feature.potentials(batch, already))
+        found = feature.potentials(batch, already)
+        check_labels(feature, (found.node, found.pair), model.num_labels)
+        total = engine.plus(total, found)
     return total
+
+
+def check_labels(feature, found, size: int):
+    """Refuse potentials (time, label, …) of another number of labels than the model's, such as a network may give."""
+    for potential in found:
+        if potential is not None and potential.shape[1] != size:
+            raise ValueError(f"{feature} gives potentials of {potential.shape[1]} labels; the model has {size}")
 
 
 def scores_of(model, x, known) -> tuple[Batch, engine.Scores, engine.Scores]:
     """The sentences, their log-potentials, and those that agree with what is known."""
     batch = batch_of(model, x)
+    return batch, *_scores(model, batch, _potentials(model, x, batch), known)
+
+
+def _scores(model, batch: Batch, said: Potentials, known) -> tuple[engine.Scores, engine.Scores]:
     layout = batch.layout
-    said = _potentials(model, x, batch)
     last = last_tokens(layout)
     free = engine.complete(said, weights_of(model), model.structure, layout.start, last, local=model.local)
     if known is None:
-        return batch, free, free
+        return free, free
     allowed = batch.spread(_allowed(known, batch, model.labels)) | ~np.asarray(layout.mask)[:, None]
-    return batch, free, free._replace(node=jnp.where(allowed, free.node, -jnp.inf))
+    return free, free._replace(node=jnp.where(allowed, free.node, -jnp.inf))
 
 
 def scores_of_one(model, x, known, query: str) -> tuple[Batch, engine.Scores, engine.Scores]:
@@ -104,13 +94,13 @@ def _allowed(known, batch: Batch, labels: tuple[Hashable, ...]) -> np.ndarray:
 def best_labels(model, x, known) -> tuple[Batch, list[np.ndarray]]:
     """The most probable labels of each sentence, as indices."""
     batch = batch_of(model, x)
+    said, weights = _potentials(model, x, batch), weights_of(model)
     few = len(batch.sentences) == 1 and batch.num_tokens * model.num_labels**2 <= FEW
-    if few and model.order == 1 and not model.local:
-        said, weights = _potentials(model, x, batch), weights_of(model)
-        if said.pair is None and isinstance(said.node, np.ndarray) and all(map(is_concrete, weights)):
-            allowed = None if known is None else _allowed(known, batch, model.labels)
-            return batch, [_best_of_one(said.node[: batch.num_tokens, :, 0], weights, model.structure, allowed)]
-    batch, _, scores = scores_of(model, x, known)
+    plain = model.order == 1 and not model.local and said.pair is None and isinstance(said.node, np.ndarray)
+    if few and plain and all(map(is_concrete, weights)):
+        allowed = None if known is None else _allowed(known, batch, model.labels)
+        return batch, [_best_of_one(said.node[: batch.num_tokens, :, 0], weights, model.structure, allowed)]
+    _, scores = _scores(model, batch, said, known)
     states, total = engine.viterbi(scores, batch.layout)
     check_possible(total, scores)
     return batch, batch.layout.unpack(np.asarray(states))
@@ -150,7 +140,7 @@ def check_possible(total, scores=None):
     if len(impossible) == 0:
         return
     node = np.asarray(total if scores is None or not is_concrete(scores.node) else scores.node)
-    if np.isnan(node).any():
+    if (np.isnan(node) | (node == np.inf)).any():
         raise ValueError(
             f"sentence {impossible[0]} has scores that are not numbers: a feature, such as a network that diverged, "
             "gives NaN or infinity"

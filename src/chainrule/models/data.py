@@ -47,7 +47,7 @@ class Prepared(NamedTuple):
         s = self.sequences
         if self.form == "one":
             size = s.values.shape[0] if not is_concrete(s.lengths) else int(s.lengths[0])
-            return _host(values)[:size, ..., 0]
+            return host(values)[:size, ..., 0]
         if not is_concrete(s.values):
             return jnp.moveaxis(values, -1, 0)
         parts = s.unpack(values)
@@ -55,9 +55,19 @@ class Prepared(NamedTuple):
             return np.stack(parts) if is_concrete(values) else jnp.stack(parts)
         return parts
 
+    def per_path(self, values) -> Any:
+        """(sequence, path, time) as the caller's form: (path, T), (S, path, T), or a list of (path, T_i)."""
+        s = self.sequences
+        if not is_concrete(s.values):
+            return values[0] if self.form == "one" else values
+        found = [own[:, :size] for own, size in zip(host(values), s.lengths.tolist(), strict=True) if size]
+        if self.form == "one":
+            return found[0]
+        return found if self.form == "many" else (np.stack(found) if is_concrete(values) else jnp.stack(found))
+
     def per_sequence(self, values) -> Any:
         """(sequence, *rest) without the padding; (*rest) for one sequence."""
-        values = _host(values)
+        values = host(values)
         if self.form == "one":
             return values[0]
         return values[: self.sequences.num_sequences] if is_concrete(self.sequences.lengths) else values
@@ -107,5 +117,6 @@ def _traced(array, form: str) -> Prepared:
     return Prepared(Sequences(values, lengths, layout), form)
 
 
-def _host(values):
+def host(values) -> Any:
+    """A NumPy array of values that can be looked at; traced ones as they are."""
     return np.asarray(values) if is_concrete(values) else values

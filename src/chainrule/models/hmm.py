@@ -18,6 +18,7 @@ import numpy as np
 from jaxtyping import Array, Float, Key
 
 from ..forms.chain import Chain, assemble, is_concrete
+from ..forms.checks import check_key, whole
 from ..forms.sequences import Sequences
 from ..graphs.factor_graph import FactorGraph
 from ..graphs.transition_graph import TransitionGraph
@@ -25,7 +26,7 @@ from ..inference.rows import Either
 from ..learning.em import EM
 from ..learning.fit import Fit
 from . import hmm_engine as engine
-from .data import Prepared, prepare, query
+from .data import Prepared, host, prepare, query
 from .emissions import AbstractEmission, Custom
 from .emissions.base import as_parameter, generator, parameters
 from .markov_chain import as_probabilities, chain_from_graph, chain_graph, check_chain
@@ -57,8 +58,9 @@ class HMM(eqx.Module):
         initial: p(z₀), shape (K,).
         transition: p(z_t = j | z_{t−1} = i) at [i, j], shape (K, K), rows summing to one. Zeros are structural: learning
             keeps them.
-        emission: p(x_t | z_t): one of `chainrule.emissions`, or any object with `log_prob` and `sample` of NumPyro's
-            shape. A family without parameters, such as `Poisson()`, takes them from the data in `fit`.
+        emission: p(x_t | z_t): one of `chainrule.emissions`, or an object with `log_prob`, `sample`, `batch_shape` and
+            `event_shape` as NumPyro's distributions have them (see `emissions.Custom`). A family without parameters, such
+            as `Poisson()`, takes them from the data in `fit`.
         states: names of the states, any hashable values; 0 … K−1 by default.
 
     Raises:
@@ -117,8 +119,8 @@ class HMM(eqx.Module):
             stay: how much of each row goes to staying put, 0 … 1: 0.9 makes states last about ten steps.
             states: names of the states.
         """
-        if num_states < 1:
-            raise ValueError(f"num_states is {num_states}; a model needs at least one state")
+        num_states = whole(num_states, "num_states", why="a model needs at least one state")
+        check_key(key, "HMM.random")
         if isinstance(emission, type):
             raise ValueError(
                 f"emission is the class {emission.__name__}; give an object, such as {emission.__name__}()"
@@ -170,12 +172,11 @@ class HMM(eqx.Module):
         """
         batch, fixed = _prepared(self, data, known)
         log_prob, marginals, transitions = engine.posterior(self, batch.sequences, fixed)
-        transitions = np.asarray(transitions) if is_concrete(transitions) else transitions
         return assemble(
             Posterior,
             log_prob=batch.per_sequence(log_prob),
             marginals=batch.per_step(marginals),
-            transitions=transitions,
+            transitions=host(transitions),
             states=self.states,
         )
 
@@ -196,25 +197,34 @@ class HMM(eqx.Module):
 
     @query
     def viterbi(self, data, *, known=None) -> Path:
-        """The most probable path, argmax_z p(z, x) (Viterbi 1967)."""
+        """The most probable path, argmax_z p(z, x) (Viterbi 1967); `log_prob` is its log p(z, x)."""
         batch, fixed = _prepared(self, data, known)
         states, log_prob = engine.viterbi(self, batch.sequences, fixed)
         return Path(batch.per_step(states), batch.per_sequence(log_prob), self.states)
 
     def k_best(self, data, k: int, *, known=None) -> Path:
-        """The k most probable paths of one sequence, best first: states (k, T), log_prob (k,)."""
-        if not isinstance(k, int | np.integer) or k < 1:
-            raise ValueError(f"k is {k!r}; ask for a whole number of paths, at least one")
-        batch, fixed = _prepared_one(self, data, known, "k_best")
+        """The k most probable paths, best first: states (k, T), and log_prob (k,), log p(z, x) of each.
+
+        For several sequences: a list of states (k, T_i), or for equal lengths (S, k, T), and log_prob (S, k). Where fewer
+        are possible, the rest have log-probability −inf and states −1.
+
+        Example:
+            >>> import chainrule as cr
+            >>> hmm = cr.HMM([.5, .5], [[.9, .1], [.1, .9]], cr.emissions.Poisson([2., 9.]), states=("calm", "busy"))
+            >>> hmm.k_best([1, 3, 8], 2).labels.tolist()
+            [['calm', 'calm', 'busy'], ['busy', 'busy', 'busy']]
+        """
+        k = whole(k, "k", why="ask for at least one path")
+        batch, fixed = _prepared(self, data, known)
         states, log_prob = engine.k_best(self, batch.sequences, fixed, k)
-        return Path(batch.per_step(states).T, _host(log_prob), self.states)
+        return Path(batch.per_path(states), batch.per_sequence(log_prob), self.states)
 
     def sample(self, key: Key[Array, ""], length: int, num_samples: int | None = None):
         """Draw states and observations: (states (T,), x (T, *event)), with a leading axis if `num_samples` is given."""
         parameters(self.emission)
-        if length < 1:
-            raise ValueError(f"length is {length}; a sequence has at least one step")
-        states, x = engine.sample(self, key, length, 1 if num_samples is None else num_samples)
+        length = whole(length, "length", why="a sequence has at least one step")
+        count = 1 if num_samples is None else whole(num_samples, "num_samples", why="ask for at least one")
+        states, x = engine.sample(self, key, length, count)
         return (states[0], x[0]) if num_samples is None else (states, x)
 
     @query
@@ -224,6 +234,7 @@ class HMM(eqx.Module):
         Several sequences give a list, or for equal lengths (S, num_samples, T). `log_prob` is log p(x), the same for all
         draws. An impossible sequence has states −1.
         """
+        num_samples = whole(num_samples, "num_samples", why="ask for at least one")
         batch, fixed = _prepared(self, data, known)
         paths, log_prob = engine.sample_posterior(self, key, batch.sequences, fixed, num_samples=num_samples)
         states = batch.per_step(paths)
@@ -231,9 +242,19 @@ class HMM(eqx.Module):
         return Path(states, batch.per_sequence(log_prob), self.states)
 
     def entropy(self, data, *, known=None):
-        """Entropy of p(z | x) in nats, of one sequence: how undecided the whole path is; 0 if x is impossible."""
-        batch, fixed = _prepared_one(self, data, known, "entropy")
-        return _host(engine.entropy(self, batch.sequences, fixed))
+        """Entropy of p(z | x) in nats, how undecided the whole path is: a number, or one per sequence.
+
+        It is 0 where x is impossible.
+
+        Example:
+            >>> import chainrule as cr
+            >>> hmm = cr.HMM([.5, .5], [[.9, .1], [.1, .9]], cr.emissions.Poisson([2., 9.]))
+            >>> sure, unsure = hmm.entropy([[1, 2, 9], [5, 5, 5]])
+            >>> bool(sure < unsure)
+            True
+        """
+        batch, fixed = _prepared(self, data, known)
+        return batch.per_sequence(engine.entropy(self, batch.sequences, fixed))
 
     def chain(self, x) -> Chain:
         """The chain form of p(z, x) for one sequence, to be handed to any engine."""
@@ -247,10 +268,12 @@ class HMM(eqx.Module):
             x: one sequence, whose likelihoods become factors ("x", t). Without it, the prior over `length` states.
             length: T, where no sequence is given.
         """
+        if (x is None) == (length is None):
+            raise ValueError("factor_graph: give a sequence, or a length for the prior alone")
         chain = None if x is None else self.chain(x)
-        steps = length if chain is None else int(chain.mask.sum())
-        if steps is None:
-            raise ValueError("factor_graph: give a sequence, or a length")
+        steps = (
+            whole(length, "length", why="a sequence has at least one step") if chain is None else int(chain.mask.sum())
+        )
         with np.errstate(divide="ignore"):
             initial, transition = (np.log(np.asarray(p, float)) for p in (self.initial, self.transition))
         factors: dict[Hashable, tuple] = {("initial",): ((("z", 0),), initial)}
@@ -293,8 +316,9 @@ class HMM(eqx.Module):
         Raises:
             ValueError: data that the emission cannot produce, a missing key, or a prior below one.
         """
-        if restarts < 1:
-            raise ValueError(f"restarts is {restarts}; at least one run is needed")
+        restarts = whole(restarts, "restarts", why="at least one run is needed")
+        if key is not None:
+            check_key(key, "fit")
         if method is not None and (isinstance(method, type) or not hasattr(method, "run")):
             raise ValueError(f"method is {method!r}; give EM(), Adam() or LBFGS()")
         if prior is not None and not isinstance(prior, HMMPrior):
@@ -317,8 +341,9 @@ class HMM(eqx.Module):
             raise ValueError("fit: give key=jax.random.key(…): restarts and emission families start at random")
         starts: list[HMM] = [self] if self.emission.has_parameters() else []
         for k in jax.random.split(key, drawn) if drawn else ():
-            emission = self.emission.initialise(k, self.num_states, data)
-            rng = generator(jax.random.fold_in(k, 1))
+            of_emission, of_chain = jax.random.split(k)
+            emission = self.emission.initialise(of_emission, self.num_states, data)
+            rng = generator(of_chain)
             if not starts:  # the first run keeps the transitions it was given
                 starts.append(HMM(self.initial, self.transition, emission, self.states))
                 continue
@@ -437,10 +462,6 @@ def _known(model: HMM, known, batch: Prepared):
     for indices, row, offset in places:
         fixed[offset : offset + len(indices), row] = indices
     return fixed
-
-
-def _host(value):
-    return np.asarray(value) if is_concrete(value) else value
 
 
 def _checked_prior(prior: HMMPrior, size: int) -> HMMPrior:

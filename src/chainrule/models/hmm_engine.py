@@ -98,25 +98,27 @@ def viterbi(model, data: Sequences, known):
 @jit
 def chain(model, data: Sequences) -> Chain:
     """The chain form of one sequence."""
-    return _chain(model, data, None)
-
-
-def _chain(model, data, known):
-    scores, _, _ = _scores(model, data, known)
+    scores, _, _ = _scores(model, data)
     return Chain(jnp.log(model.initial), jnp.log(model.transition), scores, jnp.asarray(data.lengths)[0])
+
+
+def _one_by_one(function, model, data: Sequences, known, numbers: int):
+    scores = jnp.where(jnp.asarray(data.mask)[:, None], _found(model, data, known), 0)
+    logs = (jnp.log(model.initial), jnp.log(model.transition))
+    return packed.one_by_one(function, *logs, scores, data, numbers=numbers)
 
 
 @partial(jit, static_argnums=3)
 def k_best(model, data: Sequences, known, k: int):
-    """The k best paths of one sequence, (time, k, row), and their scores."""
-    found = decoding.k_best(_chain(model, data, known), k)
-    return found.states.T[..., None], found.score
+    """The k best paths of each sequence, (sequence, k, time), and their scores (sequence, k)."""
+    found = _one_by_one(partial(decoding.k_best, k=k), model, data, known, model.num_states * (k + 1))
+    return found.states, found.score
 
 
 @jit
 def entropy(model, data: Sequences, known):
-    """Entropy of the path of one sequence."""
-    return chain_engine.entropy(_chain(model, data, known))
+    """Entropy of the path of each sequence."""
+    return _one_by_one(chain_engine.entropy, model, data, known, 3 * model.num_states)
 
 
 @rows.on_demand

@@ -16,7 +16,9 @@ import numpy as np
 from jaxtyping import Array, Float, Int, Key
 
 from ..forms.chain import is_concrete
+from ..forms.checks import check_key, whole
 from ..forms.sequences import Sequences
+from ..graphs.labels import first_duplicate
 from ..graphs.transition_graph import TransitionGraph
 from ..inference.compiling import jit
 from ..inference.logspace import safe_log
@@ -62,8 +64,8 @@ class MarkovChain(eqx.Module):
     @classmethod
     def random(cls, key: Key[Array, ""], num_states: int, *, states: Sequence[Hashable] | None = None) -> "MarkovChain":
         """A chain whose probabilities are drawn uniformly from the simplex."""
-        if num_states < 1:
-            raise ValueError(f"num_states is {num_states}; a chain needs at least one state")
+        num_states = whole(num_states, "num_states", why="a chain needs at least one state")
+        check_key(key, "MarkovChain.random")
         rows = generator(key).dirichlet(np.ones(num_states), num_states + 1)
         return cls(rows[0], rows[1:], states)
 
@@ -106,15 +108,27 @@ class MarkovChain(eqx.Module):
         return len(self.states)
 
     def log_prob(self, data) -> Any:
-        """Log p of one sequence, or of each of several. Differentiable by the parameters."""
+        """Log p of one sequence, or of each of several. Differentiable by the parameters.
+
+        Traced arrays are indices of states; what is none is impossible, and has log-probability −inf.
+
+        Raises:
+            ValueError: a state that the chain does not have, or an empty sequence; the message names the place.
+
+        Example:
+            >>> import chainrule as cr
+            >>> weather = cr.MarkovChain([.5, .5], [[.8, .2], [.4, .6]], states=("sun", "rain"))
+            >>> weather.log_prob([["sun", "sun"], ["rain"]]).round(4).tolist()
+            [-0.9163, -0.6931]
+        """
         batch = prepare(self._indices(data), 0)
         return batch.per_sequence(_log_prob(self, batch.sequences))
 
     def sample(self, key: Key[Array, ""], length: int, num_samples: int | None = None) -> Int[Array, "*sample time"]:
         """Draw state indices, shape (length,), or (num_samples, length)."""
-        if length < 1:
-            raise ValueError(f"length is {length}; a sequence has at least one step")
-        uniform = jax.random.uniform(key, (length, 1 if num_samples is None else num_samples), self.initial.dtype)
+        length = whole(length, "length", why="a sequence has at least one step")
+        count = 1 if num_samples is None else whole(num_samples, "num_samples", why="ask for at least one")
+        uniform = jax.random.uniform(key, (length, count), self.initial.dtype)
         drawn = sample_states(self.initial, self.transition, uniform)
         return drawn[0] if num_samples is None else drawn
 
@@ -193,8 +207,12 @@ class MarkovChain(eqx.Module):
         )
 
     def _indices(self, data):
-        """Names to indices; traced arrays and sequences already packed pass through."""
-        if isinstance(data, Sequences) or not is_concrete(data):
+        """Names to indices; traced arrays pass through, and sequences already packed once they are checked."""
+        if isinstance(data, Sequences):
+            if is_concrete(data.values):
+                self._check(data)
+            return data
+        if not is_concrete(data):
             return data
         known = {name: i for i, name in enumerate(self.states)}
         several = _is_several(data)
@@ -208,6 +226,19 @@ class MarkovChain(eqx.Module):
                     raise ValueError(f"sequence {n}, step {t}: {entry!r} is not a state; they are {list(self.states)}")
             found.append(np.array([known[e] for e in entries], np.int32))
         return found if several else found[0]
+
+    def _check(self, data: Sequences):
+        """Refuse packed values that are no indices of states, with the place of the first."""
+        if data.event_shape:
+            raise ValueError(f"a sequence of states has shape (time,), got (time, {str(data.event_shape)[1:]}")
+        for n, values in enumerate(data.unpack(np.asarray(data.values))):
+            wrong = ~np.isin(values, np.arange(self.num_states))
+            if wrong.any():
+                t = int(np.argmax(wrong))
+                raise ValueError(
+                    f"sequence {n}, step {t}: {values[t]} is not the index of a state; packed sequences hold indices, "
+                    f"from 0 to {self.num_states - 1}"
+                )
 
     def __repr__(self):
         return f"MarkovChain({self.num_states} states)"
@@ -232,10 +263,14 @@ def _entries(sequence) -> list:
 
 @jit
 def _log_prob(model, data: Sequences):
-    now = jnp.asarray(data.values).astype(jnp.int32)
+    values, size = jnp.asarray(data.values), model.initial.shape[0]
+    known = (values >= 0) & (values < size)  # only traced data can hold anything else
+    if jnp.issubdtype(values.dtype, jnp.floating):
+        known = known & (values == jnp.floor(values))
+    now = jnp.where(known, values, 0).astype(jnp.int32)
     before = jnp.concatenate([now[:1], now[:-1]])
     terms = jnp.where(data.start, safe_log(model.initial)[now], safe_log(model.transition)[before, now])
-    return data.totals(terms)
+    return data.totals(jnp.where(known, terms, -jnp.inf))
 
 
 def count_steps(data: Sequences, num_states: int) -> tuple[np.ndarray, np.ndarray]:
@@ -293,8 +328,7 @@ def check_chain(initial, transition, states) -> None:
     names = tuple(range(size)) if states is None else tuple(states)
     if len(names) != size:
         raise ValueError(f"{len(names)} names for {size} states")
-    if len(set(names)) != size:
-        repeated = next(n for i, n in enumerate(names) if n in names[:i])
+    if (repeated := first_duplicate(names)) is not None:
         raise ValueError(f"the state name {repeated!r} appears twice")
     _check_sums(initial[None], ["the initial distribution"], names)
     _check_sums(transition, [f"the transition row of state {name!r}" for name in names], names)

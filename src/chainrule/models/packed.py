@@ -9,7 +9,9 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jax import lax
 
+from ..forms.chain import Chain, assemble
 from ..forms.sequences import Sequences
 from ..inference import chain as chain_engine
 from ..inference import decoding, rows
@@ -69,6 +71,35 @@ def viterbi(log_initial, log_transition, scores, data: Sequences):
     if len(data.lengths) == 1:
         return jnp.where(total[0] > -jnp.inf, states, -1), total
     return jnp.where((total > -jnp.inf)[data.owner()], states, -1), total
+
+
+# Numbers in the chains that are looked at together where each sequence has one of its own.
+ROOM = 1 << 25
+
+
+def one_by_one(function, initial, pair, node, data: Sequences, *, numbers: int):
+    """`function(chain)` of each sequence's own chain, on a leading axis, for as many at a time as there is room for.
+
+    `initial` (state,), `pair` (state, state) or (time, state, state, row) and `node` (time, state, row) are log-potentials.
+    A chain takes up as many steps as a row has, and `numbers` numbers a step.
+    """
+    time, count = node.shape[0], len(data.lengths)
+    steps = jnp.arange(time, dtype=jnp.int32)
+
+    def one(place):
+        row, offset, length = place
+        at = jnp.minimum(offset + steps, time - 1)
+        own = pair if pair.ndim == 2 else pair[at[1:], :, :, row]
+        return function(assemble(Chain, initial=initial, pair=own, node=node[at, :, row], length=length))
+
+    places = tuple(jnp.asarray(x) for x in (data.row, data.offset, data.lengths))
+    block = min(count, max(1, ROOM // (time * numbers)))
+    if block == count:
+        return jax.vmap(one)(places)
+    blocks = -(-count // block)
+    filled = [jnp.pad(x, (0, blocks * block - count)).reshape(blocks, block) for x in places]
+    found = lax.map(jax.vmap(one), tuple(filled))
+    return jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:])[:count], found)
 
 
 def path_terms(log_initial, log_transition, scores, start, states):

@@ -86,7 +86,9 @@ class Path(eqx.Module):
     Attributes:
         states: indices, (T,), (S, T) or a list of (T_i,); with a leading axis of paths for k-best and draws. −1 where
             no path is possible.
-        log_prob: log p(path, observations) of each path.
+        log_prob: depends on who was asked, and for what. Of an HMM's `viterbi` and `k_best` it is log p(path, observations)
+            of each path, of a CRF's log p(path | observations). Of draws it is the same for all: log p(observations) from
+            an HMM, log Z(observations) from a CRF.
         names: the names of the states.
     """
 

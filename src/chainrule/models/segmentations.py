@@ -169,20 +169,34 @@ class SegmentPath(eqx.Module):
     """The best segmentation, the k best, or draws.
 
     Attributes:
-        segments: a list of (start, stop, label); a list of such lists for k best, draws or several sentences, and of
-            lists of those for draws from several sentences. Empty where no segmentation is possible.
+        states: label + K · (how many tokens of the segment follow) for each token, (T,); with a leading axis for k best and
+            draws; a list of such arrays for several sentences. −1 where no segmentation is possible.
         log_prob: log p(segments | x) of each; for draws log Z(x).
+        labels: the labels.
     """
 
-    segments: Any = eqx.field(static=True)
+    states: Any
     log_prob: Any
+    labels: tuple[Hashable, ...] = eqx.field(static=True)
+
+    @property
+    def segments(self) -> list:
+        """A list of (start, stop, label), empty where no segmentation is possible.
+
+        For k best, draws or several sentences it is a list of such lists, for draws from several a list of lists of them.
+        """
+        return _cut_all(self.states, self.labels)
 
     def __repr__(self):
-        return f"SegmentPath({len(self.segments)} {'segmentations' if _nested(self.segments) else 'segments'})"
+        return f"SegmentPath({len(self.labels)} labels)"
 
 
-def _nested(segments) -> bool:
-    return bool(segments) and isinstance(segments[0], list)
+def _cut_all(states, labels) -> list:
+    if not isinstance(states, list):
+        states = np.asarray(states)
+        if states.ndim == 1:
+            return cut(states, labels)
+    return [_cut_all(one, labels) for one in states]
 
 
 class SegmentPosterior(eqx.Module):

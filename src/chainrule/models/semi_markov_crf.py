@@ -17,6 +17,7 @@ import numpy as np
 from jaxtyping import Array, Float, Key
 
 from ..forms.chain import assemble
+from ..forms.checks import whole
 from ..learning.fit import Fit
 from ..learning.gradient import LBFGS
 from ..learning.minibatch import MiniBatch
@@ -25,7 +26,8 @@ from . import semi_markov_engine as engine
 from .crf_data import as_allowed, gold_of, last_tokens, read_sentences, sentence_weights, structure_of
 from .crf_engine import Structure
 from .crf_objectives import Likelihood
-from .crf_scores import check_possible
+from .crf_scores import check_labels, check_possible
+from .data import host
 from .features.base import Batch, Options
 from .features.segments import Placed, as_placed
 from .results import Table
@@ -33,7 +35,6 @@ from .segmentations import (
     Segmented,
     SegmentPath,
     SegmentPosterior,
-    cut,
     read_segmentations,
     steps_left,
     tags_of_segments,
@@ -62,8 +63,9 @@ class SemiMarkovCRF(eqx.Module):
         ValueError: no labels or one twice, something that is not a feature, a graph over other labels, or a max_length
             below one or not for each label.
 
-    Queries take one sentence, or a list of them, and answer in the same form. A token costs K² + K·L products, for K labels
-    and segments of up to L tokens, and memory for K·L numbers.
+    Queries take one sentence, or a list of them, and answer in the same form. Where what is known of a sentence rules out
+    all segmentations, `log_partition` answers −inf and the others raise a ValueError, as for `LinearChainCRF`. A token
+    costs K² + K·L products, for K labels and segments of up to L tokens, and memory for K·L numbers.
 
     Example:
         >>> import chainrule as cr
@@ -108,8 +110,7 @@ class SemiMarkovCRF(eqx.Module):
         if isinstance(features, str) or not isinstance(features, Sequence):
             raise ValueError(f"features is {features!r}; wanted a list, such as [templates('%x[0,0]')]")
         self.features = tuple(as_placed(feature) for feature in features)
-        if min_pairs < 1:
-            raise ValueError(f"min_pairs is {min_pairs}; pairs occur at one token or more")
+        min_pairs = whole(min_pairs, "min_pairs", why="pairs occur at one token or more")
         self.max_lengths = _max_lengths(max_length, self.labels)
         size = len(self.labels)
         self.transition, self.first, self.last = jnp.zeros((size, size)), jnp.zeros(size), jnp.zeros(size)
@@ -161,25 +162,24 @@ class SemiMarkovCRF(eqx.Module):
         return [tags_of_segments(s) for s in found] if found and isinstance(found[0], list) else tags_of_segments(found)
 
     def viterbi(self, x, *, known=None) -> SegmentPath:
-        """The most probable segmentation, with its log p(s | x), which `known` does not change."""
+        """The most probable segmentation; `log_prob` is its log p(s | x), which `known` does not change."""
         batch, left, free, scores = self._scores(x, known)
         states, total = engine.viterbi(scores, left, batch.layout)
         check_possible(total)
-        log_prob = np.asarray(total) - np.asarray(engine.log_partition(free, left, batch.layout))
-        segments = [cut(one, self.labels) for one in batch.layout.unpack(np.asarray(states))]
-        return SegmentPath(segments[0] if batch.single else segments, batch.prepared.per_sequence(log_prob))
+        log_prob = host(total) - host(engine.log_partition(free, left, batch.layout))
+        return SegmentPath(batch.prepared.per_step(states), batch.prepared.per_sequence(log_prob), self.labels)
 
     def k_best(self, x, k: int, *, known=None) -> SegmentPath:
-        """The k most probable segmentations of one sentence, best first. Where fewer are possible, the rest are empty."""
-        if not isinstance(k, int | np.integer) or k < 1:
-            raise ValueError(f"k is {k!r}; ask for a whole number of segmentations, at least one")
+        """The k most probable segmentations of one sentence, best first, and the log p(s | x) of each, shape (k,).
+
+        Where fewer are possible, the rest are empty and have log-probability −inf.
+        """
+        k = whole(k, "k", why="ask for at least one segmentation")
         batch, left, free, scores = self._one(x, known, "k_best")
         states, total = engine.k_best(scores, left, batch.layout, k)
         check_possible(total[:1])
-        log_partition = np.asarray(engine.log_partition(free, left, batch.layout))[0]
-        time = len(batch.sentences[0])
-        segments = [cut(one, self.labels) for one in np.asarray(states)[:, :time]]
-        return SegmentPath(segments, np.asarray(total) - log_partition)
+        log_partition = host(engine.log_partition(free, left, batch.layout))
+        return SegmentPath(host(states)[:, : len(batch.sentences[0])], host(total) - log_partition, self.labels)
 
     def log_partition(self, x, *, known=None):
         """Log Z(x), the sum over all segmentations (that agree with what is known): a number, or one for each sentence."""
@@ -199,14 +199,14 @@ class SemiMarkovCRF(eqx.Module):
         """Marginals of tokens and of segments; `log_prob` is that of what is known, zero where that is nothing."""
         batch, left, free, scores = self._scores(x, known)
         total, marginals, segments, steps = engine.posterior(scores, left, batch.layout)
+        check_possible(total)
         everything = total if known is None else engine.log_partition(free, left, batch.layout)
-        check_possible(everything)
         cut_back = batch.prepared
         return SegmentPosterior(
             cut_back.per_sequence(total - everything),
             cut_back.per_step(marginals),
             cut_back.per_step(segments),
-            np.asarray(steps),
+            host(steps),
             self.labels,
         )
 
@@ -215,19 +215,18 @@ class SemiMarkovCRF(eqx.Module):
 
         `log_prob` is log Z(x), the same for all draws.
         """
-        if num_samples < 1:
-            raise ValueError(f"num_samples is {num_samples}; ask for at least one")
+        num_samples = whole(num_samples, "num_samples", why="ask for at least one")
         batch, left, _, scores = self._scores(x, known)
         paths, total = engine.sample(key, scores, left, batch.layout, num_samples=num_samples)
         check_possible(total)
-        drawn = [[cut(one, self.labels) for one in p.T] for p in batch.layout.unpack(np.asarray(paths))]
-        return SegmentPath(drawn[0] if batch.single else drawn, batch.prepared.per_sequence(total))
+        drawn = [path.T for path in batch.layout.unpack(paths)]
+        return SegmentPath(drawn[0] if batch.single else drawn, batch.prepared.per_sequence(total), self.labels)
 
-    def entropy(self, x, *, known=None) -> float:
+    def entropy(self, x, *, known=None):
         """Entropy of p(s | x) in nats, of one sentence."""
         batch, left, _, scores = self._one(x, known, "entropy")
         check_possible(engine.log_partition(scores, left, batch.layout))
-        return float(engine.entropy(scores, left, batch.layout))
+        return host(engine.entropy(scores, left, batch.layout))
 
     # Inspection
 
@@ -387,7 +386,9 @@ class SemiMarkovCRF(eqx.Module):
         shape = (len(layout.start), self.num_labels, layout.start.shape[1])
         found: dict[str, Any] = {"node": np.zeros(shape, self.first.dtype)}
         for feature in self.features:
-            found = engine.plus(found, feature.potentials(batch, self.max_length))
+            said = feature.potentials(batch, self.max_length)
+            check_labels(feature, (said.get("node"), said.get("pair")), self.num_labels)
+            found = engine.plus(found, said)
         weights = (self.transition, self.first, self.last, self.length)
         free = engine.completed(found, weights, self._possible, self.structure, layout.start, last_tokens(layout))
         left = steps_left(layout)
@@ -423,6 +424,5 @@ def _max_lengths(given, labels) -> tuple[int, ...]:
     else:
         lengths = [given] * len(labels)
     for label, length in zip(labels, lengths, strict=True):
-        if not isinstance(length, int | np.integer) or isinstance(length, bool) or length < 1:
-            raise ValueError(f"max_length is {length!r} for label {label!r}; a segment has one token or more")
+        whole(length, f"max_length of label {label!r}", why="a segment has one token or more")
     return tuple(int(length) for length in lengths)

@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from typing import NamedTuple
 
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 import networkx as nx
@@ -102,6 +103,24 @@ def word_node(x, w, t, k):
     return sum(w * np.array(two_of_words(x, LABELS[k], t)))
 
 
+class Words(eqx.Module):
+    """A network of labels, made so that a plain loop is its oracle; `start` lets sentences share a row."""
+
+    table: jax.Array
+
+    def __call__(self, x, start):
+        return x @ self.table
+
+
+class Steps(eqx.Module):
+    """A network of steps."""
+
+    table: jax.Array
+
+    def __call__(self, x, start):
+        return x[1:, :1, None] * self.table[None]
+
+
 KINDS = {
     "attributes": Kind(
         lambda: cr.attributes(described),
@@ -150,8 +169,20 @@ KINDS = {
         lambda x, w, t, k: 0.0 if t else 2 * w,
         lambda x, w, t, i, k: w * vectors(x)[t - 1, 0] * (i != k),
     ),
+    "network": Kind(
+        lambda: cr.neural_feature(Words(jnp.ones((2, 3))), vectors),
+        lambda x: x,
+        lambda f: np.asarray(f.module.table, float),
+        lambda x, w, t, k: float(np.asarray(OPEN[x[t]]) @ w[:, k]),
+    ),
+    "network of steps": Kind(
+        lambda: cr.neural_feature(Steps(jnp.ones((3, 3))), vectors),
+        lambda x: x,
+        lambda f: np.asarray(f.module.table, float),
+        pair=lambda x, w, t, i, k: OPEN[x[t]][0] * w[i, k],
+    ),
 }
-MIXED = ("templates", "attributes", "dense", "f(x, y, i)", "f(x, y_prev, y, i)")
+MIXED = ("templates", "attributes", "dense", "network", "f(x, y, i)", "f(x, y_prev, y, i)")
 
 
 def structure():

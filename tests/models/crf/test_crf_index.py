@@ -3,7 +3,7 @@
 import jax
 import numpy as np
 import pytest
-from crf_cases import ALL, FEW, LABELS, NEW, SOME, TAGS, WORDS, case, close
+from crf_cases import ALL, FEW, LABELS, NEW, SOME, TAGS, WORDS, case, close, learned
 
 import chainrule as cr
 from chainrule.models import crf_scores
@@ -71,6 +71,22 @@ def test_nothing_is_compiled_for_one_sentence():
     before = crf_scores.engine.viterbi.__wrapped__._cache_size()
     model.predict(["the"] * 17)
     assert crf_scores.engine.viterbi.__wrapped__._cache_size() == before
+
+
+@pytest.mark.parametrize("transitions", [False, True])
+def test_one_sentence_is_described_once(transitions):
+    """Where it cannot be decoded in NumPy too, as with features of steps."""
+    asked = []
+
+    def describe(x, t):
+        asked.append(t)
+        return [x[t]]
+
+    crf = cr.LinearChainCRF(LABELS, [cr.attributes(describe, transitions=transitions)])
+    model = learned(crf, WORDS, TAGS)
+    asked.clear()
+    model.predict(WORDS[0])
+    assert len(asked) == len(WORDS[0])
 
 
 def test_ties_go_to_the_same_labels():

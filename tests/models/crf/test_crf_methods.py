@@ -5,6 +5,7 @@ import itertools
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+import networkx as nx
 import numpy as np
 import oracles
 import pytest
@@ -90,8 +91,13 @@ def test_what_a_network_returns_must_fit():
         def __call__(self, x):
             return jnp.zeros((len(x), 5))
 
+    wrong = cr.LinearChainCRF(LABELS, [cr.neural_feature(Wrong(), ids)])
     with pytest.raises(ValueError, match=r"returns shape \(\d+, 5\)"):
-        cr.LinearChainCRF(LABELS, [cr.neural_feature(Wrong(), ids)]).fit(X, Y)
+        wrong.fit(X, Y)
+    with pytest.raises(ValueError, match=r"neural_feature\(Wrong\) gives potentials of 5 labels; the model has 3"):
+        wrong.predict(X)
+    with pytest.raises(ValueError, match=r"for \d+ steps the network returns shape \(2,\)"):
+        cr.LinearChainCRF(LABELS, [cr.neural_feature(lambda x: jnp.zeros(2), ids)]).predict(X)
     with pytest.raises(ValueError, match="pass inputs="):
         cr.LinearChainCRF(LABELS, [cr.neural_feature(tagger())]).fit(X, Y)
     with pytest.raises(ValueError, match="sentence 0 has 3 tokens"):
@@ -224,6 +230,9 @@ def test_margins_need_all_labels():
         cr.MaxMargin(-1)
     with pytest.raises(ValueError, match="objective is"):
         crf.fit(X, Y, objective="hinge")
+    for objective in (cr.Likelihood(), cr.MaxMargin(1.0)):
+        with pytest.raises(ValueError, match="perceptron has an objective of its own"):
+            crf.fit(X, Y, method=cr.AveragedPerceptron(), objective=objective, key=KEY)
 
 
 # Local normalisation
@@ -251,6 +260,21 @@ def test_local_steps_respect_structure_and_sum_out_unknown_labels():
     assert fit.log_prob == pytest.approx(fit.model.log_prob(x, y).sum(), rel=1e-4)
     everything = oracles.enumerate_chain(chain.initial, chain.pair, chain.node)
     assert everything.log_partition == pytest.approx(0, abs=1e-5)
+
+
+def test_local_steps_that_come_to_a_dead_end():
+    graph = nx.DiGraph([("D", "N"), ("N", "V"), ("V", "V"), ("V", "D"), ("D", "D")])
+    graph.add_node("D", final=False)
+    graph.add_node("N", final=False)
+    crf = cr.LinearChainCRF(LABELS, [cr.attributes()], transitions=graph, local=True)
+    x, y = [["a", "b", "c", "d"], ["c", "a", "b", "c"]], [["D", "D", "N", "V"], ["V", "D", "N", "V"]]
+    fit = crf.fit(x, y, method=cr.LBFGS(l2=0.1))
+    assert (fit.model.log_partition(x) < -1e-3).all()  # some mass is lost
+    assert fit.log_prob == pytest.approx(fit.model.log_prob(x, y).sum(), rel=1e-4)
+    chain = fit.model.chain(x[0])
+    scores = (chain.initial, chain.pair, chain.node)
+    wanted = oracles.score_path(*scores, [0, 0, 1, 2]) - oracles.enumerate_chain(*scores).log_partition
+    assert fit.model.log_prob(x[0], y[0]) == pytest.approx(wanted, abs=1e-5)
 
 
 # Gradients

@@ -15,10 +15,23 @@ LABELS = ["a", "b", "c"]
 KEY = jax.random.key(5)
 
 
-def crf_of(dtype=None, **options):
+class Lookup(eqx.Module):
+    """The smallest network: one row of potentials for each word."""
+
+    table: jax.Array
+
+    def __call__(self, ids):
+        return self.table[ids]
+
+
+def crf_of(**options):
+    return cr.LinearChainCRF(LABELS, [cr.neural_feature(Lookup(jax.random.normal(KEY, (9, 3))))], **options)
+
+
+def recurrent(dtype=None):
     table = jax.random.normal(KEY, (9, 4), jnp.zeros(0, dtype).dtype)
     net = cr.neural.SequenceTagger(eqx.nn.Embedding(weight=table), 3, hidden_size=3, key=KEY, dropout=0.0)
-    return cr.LinearChainCRF(LABELS, [cr.neural_feature(net, np.asarray)], **options)
+    return cr.LinearChainCRF(LABELS, [cr.neural_feature(net, np.asarray)])
 
 
 def data(count, longest=6):
@@ -35,7 +48,7 @@ def enumerated(crf, one):
 @pytest.mark.slow
 def test_some_rows_at_a_time_say_the_same(monkeypatch):
     """More rows than are looked at together, the last of them filled up; in queries and in the loss of a fit."""
-    crf, (x, y) = crf_of(), data(29)
+    crf, (x, y) = recurrent(), data(29)
     whole = crf.log_partition(x)
     np.testing.assert_allclose(whole, [enumerated(crf, one).log_partition for one in x], rtol=1e-5, atol=1e-5)
     monkeypatch.setattr(networks, "_ROWS", 5)
@@ -49,11 +62,11 @@ def test_some_rows_at_a_time_say_the_same(monkeypatch):
 def test_the_model_is_a_function_of_its_network():
     """Its gradient by one weight is a difference quotient, and several networks are looked at by one vmap."""
     crf, (x, y) = crf_of(), data(3)
-    (place,) = (lambda model: model.features[0].module.output.bias,)
-    moved = [eqx.tree_at(place, crf, place(crf) + jnp.array([step, 0, 0])) for step in (-1e-2, 0.0, 1e-2)]
+    (place,) = (lambda model: model.features[0].module.table,)
+    moved = [eqx.tree_at(place, crf, place(crf).at[:, 0].add(step)) for step in (-1e-2, 0.0, 1e-2)]
     slope = eqx.filter_grad(lambda model: model.log_prob(x, y).sum())(crf)
     low, _, high = (model.log_prob(x, y).sum() for model in moved)
-    assert place(slope)[0] == pytest.approx((high - low) / 2e-2, abs=2e-3)
+    assert place(slope)[:, 0].sum() == pytest.approx((high - low) / 2e-2, abs=2e-3)
 
     arrays, static = zip(*(eqx.partition(model, eqx.is_array) for model in moved), strict=True)
     stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *arrays)
@@ -63,7 +76,7 @@ def test_the_model_is_a_function_of_its_network():
 
 def test_double_precision_all_the_way():
     with jax.enable_x64(True):
-        crf, (x, _) = crf_of(jnp.float64), data(4)
+        crf, (x, _) = recurrent(jnp.float64), data(4)
         for one, log_partition in zip(x, crf.log_partition(x), strict=True):
             assert log_partition == pytest.approx(enumerated(crf, one).log_partition, rel=1e-13)
         assert crf.posterior(x[:1]).marginals[0].dtype == np.float64
@@ -71,9 +84,10 @@ def test_double_precision_all_the_way():
 
 def test_numbers_that_are_none_are_named():
     crf, (x, y) = crf_of(), data(4)
-    broken = eqx.tree_at(lambda model: model.features[0].module.output.bias, crf, jnp.full(3, jnp.nan))
-    for ask in (broken.predict, broken.posterior, broken.viterbi):
-        with pytest.raises(ValueError, match="sentence 0 has scores that are not numbers"):
-            ask(x)
+    for none in (jnp.nan, jnp.inf):
+        broken = eqx.tree_at(lambda model: model.features[0].module.table, crf, jnp.full((9, 3), none))
+        for ask in (broken.predict, broken.posterior, broken.viterbi):
+            with pytest.raises(ValueError, match="sentence 0 has scores that are not numbers"):
+                ask(x)
     fit = broken.fit(x, y, method=cr.MiniBatch(epochs=1), key=KEY)
     assert fit.status is cr.Status.DIVERGED

@@ -399,8 +399,8 @@ def crf(*features, max_length=3, **options):
 
 
 MODELS = {
-    "zero": (lambda: crf(max_length=0), "max_length is 0 for label 'O'; a segment has one token or more"),
-    "half": (lambda: crf(max_length=1.5), "max_length is 1.5 for label 'O'"),
+    "zero": (lambda: crf(max_length=0), "max_length of label 'O' is 0; a segment has one token or more"),
+    "half": (lambda: crf(max_length=1.5), "max_length of label 'O' is 1.5; wanted a whole number"),
     "missing": (lambda: crf(max_length={"O": 1}), "a length for each label: label 'A' has none"),
     "strange": (lambda: crf(max_length=LENGTHS | {"X": 1}), "a length for each label: 'X' is not a label"),
     "twice": (lambda: cr.SemiMarkovCRF(["a", "a"], [], max_length=1), "label 'a' is there twice"),
@@ -460,10 +460,15 @@ def test_other_wrong_uses():
         crf(F.begins(cr.feature_function(of_step))).fit(X, Y)
     with pytest.raises(ValueError, match="knows one label before"):
         crf(cr.feature_function(lambda x, h, j, y, i: 1)).fit(X, Y)
+    none = lambda x, start, stop: {"v": np.nan if (start, stop) == (1, 3) else 1.0}  # noqa: E731
+    with pytest.raises(ValueError, match=r"segment \(1, 3\) of sentence 0"):
+        crf(F.segment_attributes(none)).fit(X, Y)
+    with pytest.raises(ValueError, match=r"sentence 0 has NaN or infinity at segment \(1, 3\)"):
+        crf(F.segment_dense(lambda *where: none(*where)["v"])).fit(X, Y)
     model = case("everything, structure")
     with pytest.raises(ValueError, match="sentence 1 has no possible labelling"):
         model.predict(NEW, known=[[None] * 4, ["A"], [None] * 3])
-    with pytest.raises(ValueError, match="ask for a whole number of segmentations"):
+    with pytest.raises(ValueError, match="k is 0; ask for at least one segmentation"):
         model.k_best(NEW[0], 0)
     with pytest.raises(ValueError, match="entropy takes one sentence, got 3"):
         model.entropy(NEW)

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from ...forms.sequences import Sequences
-from ...inference.logspace import finite, logsumexp
+from ...inference.logspace import finite, logsumexp, safe_log
 from . import base
 from .base import AbstractEmission, Parameter
 from .discrete import masked_softmax
@@ -19,7 +19,7 @@ class Mixture(AbstractEmission):
 
     Args:
         component: an emission with K·M states, those of state k in a row; or a family.
-        weights: shape (K, M), rows summing to one. None for a family.
+        weights: shape (K, M), rows summing to one; zeros are structural and stay zero in learning. None for a family.
         num_components: M, for a family.
 
     Raises:
@@ -78,7 +78,7 @@ class Mixture(AbstractEmission):
         """Log weight + log density, (time, state, component, row), and where there is an observation."""
         found = self.component.scores(values)
         found = found.reshape(found.shape[0], *self.weights.shape, found.shape[-1])
-        return found + jnp.log(self.weights)[None, :, :, None]
+        return found + safe_log(self.weights)[None, :, :, None]
 
     def scores(self, values):
         """The log of Σ_m weights[k, m] p(x | component m)."""
@@ -103,7 +103,10 @@ class Mixture(AbstractEmission):
         return Mixture(component, np.full(shape, 1 / self.num_components))
 
     def maximise(self, values, weights, prior, floor):
-        """Share the weights among the components by their responsibilities, and maximise those."""
+        """Share the weights among the components by their responsibilities, and maximise those.
+
+        A component that was possible stays possible.
+        """
         joint = self._joint(values)
         share = jnp.exp(joint - finite(logsumexp(joint, 2))[:, :, None])
         parts = weights[:, :, None] * share
@@ -112,7 +115,9 @@ class Mixture(AbstractEmission):
         )
         counts = parts.sum((0, 3))
         total = counts.sum(1)
-        mixed = base.guarded(base.safe_ratio(counts, total[:, None]), self.weights, total)
+        # what is possible stays possible, however rare: only what was given as zero is structure
+        learned = jnp.maximum(base.safe_ratio(counts, total[:, None]), jnp.finfo(total.dtype).tiny)
+        mixed = base.guarded(jnp.where(self.weights > 0, learned, 0), self.weights, total)
         return Mixture(component, mixed), degenerate.reshape(self.weights.shape).any(1)
 
     def log_prior(self, prior):

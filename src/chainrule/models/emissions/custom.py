@@ -165,18 +165,51 @@ class Held(AbstractEmission):
         return Held(self.emission.permute(order))
 
 
+class Opaque(eqx.Module):
+    """An object that JAX cannot look into, held as it is: what it computes with are constants of the program."""
+
+    value: Any = eqx.field(static=True)
+
+
+def _held(distribution):
+    """A distribution whose arrays JAX can see, as NumPyro's are, or any other object as a constant."""
+    if distribution is None or isinstance(distribution, Opaque):
+        return distribution
+    leaves = jax.tree.leaves(distribution)
+    if all(eqx.is_array_like(leaf) for leaf in leaves):
+        return distribution
+    try:
+        hash(distribution)
+    except TypeError:
+        raise ValueError(
+            f"Custom: {type(distribution).__name__} is neither a pytree of arrays nor hashable, so that no program can "
+            "hold it; make it an equinox.Module, or register it with jax.tree_util.register_dataclass"
+        ) from None
+    return Opaque(distribution)
+
+
 class Custom(AbstractEmission):
     """Any distribution with `log_prob` and `sample` in NumPyro's shape.
 
     Args:
         distribution: an object whose batch shape ends in K, so that `log_prob(x[..., None])` has shape (…, K) for numbers
-            and `log_prob(x[..., None, :])` for vectors; and `sample(key, shape)` gives (*shape, K, *event).
+            and `log_prob(x[..., None, :])` for vectors; and `sample(key, shape)` gives (*shape, K, *event). It says its
+            `batch_shape` and `event_shape`. A pytree of arrays, such as NumPyro's distributions and Equinox modules, is
+            traced; an object of any other hashable class is a constant, whose gradients nobody can ask for, and must not
+            be changed afterwards.
         make: alternatively, a function from free real parameters to such an object, which gradient methods can then
             learn: `Custom(make=lambda p: dist.Gamma(jnp.exp(p[0]), jnp.exp(p[1])), free=(log_shape, log_rate))`.
         free: those parameters, a pytree of arrays.
 
     Raises:
-        ValueError: an object without the two methods, or not exactly one of `distribution` and `make`.
+        ValueError: an object without the two methods, not exactly one of `distribution` and `make`, or an object that is
+            neither a pytree of arrays nor hashable.
+
+    Example:
+        >>> import jax.numpy as jnp, numpyro.distributions as dist, chainrule as cr
+        >>> waits = cr.emissions.Custom(dist.Exponential(jnp.array([0.2, 3.0])))
+        >>> cr.HMM([.5, .5], [[.9, .1], [.2, .8]], waits).viterbi([4.0, 7.0, 0.1, 0.3]).states.tolist()
+        [0, 0, 1, 1]
     """
 
     distribution: Any
@@ -184,7 +217,7 @@ class Custom(AbstractEmission):
     free: Any
 
     def __init__(self, distribution=None, *, make=None, free=None):
-        self.distribution, self.make = distribution, make
+        self.distribution, self.make = _held(distribution), make
         self.free = jax.tree.map(jnp.asarray, free)
 
     def __check_init__(self):
@@ -198,7 +231,9 @@ class Custom(AbstractEmission):
             raise ValueError(f"Custom: {type(found).__name__} has one set of parameters; give one for each state")
 
     def _get(self):
-        return self.distribution if self.make is None else self.make(self.free)
+        if self.make is not None:
+            return self.make(self.free)
+        return self.distribution.value if isinstance(self.distribution, Opaque) else self.distribution
 
     @property
     def num_states(self):

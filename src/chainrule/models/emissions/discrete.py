@@ -144,13 +144,14 @@ class Categorical(AbstractEmission):
         weights = jnp.where(seen[:, None] if seen.ndim else seen, weights, 0)
         columns = jnp.moveaxis(weights, 1, 2).reshape(-1, weights.shape[1])
         counts = jax.ops.segment_sum(columns, values.astype(jnp.int32).reshape(-1), self.probs.shape[1]).T
+        empty = counts.sum(1) <= 0  # with or without a prior
         if prior is not None:
             counts = counts + jnp.where(self.probs > 0, jnp.asarray(prior.concentration, counts.dtype) - 1, 0)
         total = counts.sum(1)
         # what is possible stays possible, however rare: only what was given as zero is structure
         learned = jnp.maximum(base.safe_ratio(counts, total[:, None]), jnp.finfo(total.dtype).tiny)
         probs = base.guarded(jnp.where(self.probs > 0, learned, 0), self.probs, total)
-        return Categorical(probs), total <= 0
+        return Categorical(probs), empty
 
     def log_prior(self, prior):
         """Σ (concentration − 1) log probs over what is possible."""
@@ -234,12 +235,13 @@ class Bernoulli(AbstractFamily):
     def maximise(self, values, weights, prior, floor):
         """Weighted share of ones, plus pseudo-counts; what was possible stays possible."""
         ones, total = _weighted_sums(values, weights, self.probs)
+        empty = _empty(total)  # with or without a prior
         if prior is not None:
             ones, total = ones + (prior.yes - 1), total + (prior.yes + prior.no - 2)
         limits = jnp.finfo(total.dtype)
         learned = jnp.clip(base.safe_ratio(ones, total), limits.tiny, 1 - limits.eps)  # possible stays possible
         inside = (total > 0) & (self.probs > 0) & (self.probs < 1)
-        return Bernoulli(jnp.where(inside, learned, self.probs)), _empty(total)
+        return Bernoulli(jnp.where(inside, learned, self.probs)), empty
 
     def log_prior(self, prior):
         """Σ (yes − 1) log probs + (no − 1) log(1 − probs)."""
@@ -318,10 +320,11 @@ class Poisson(AbstractFamily):
     def maximise(self, values, weights, prior, floor):
         """Weighted average count, with the prior as earlier counts."""
         counts, total = _weighted_sums(values, weights, self.rate)
+        empty = _empty(total)  # with or without a prior
         if prior is not None:
             counts, total = counts + (prior.shape - 1), total + prior.inverse_scale
         rate = jnp.maximum(base.safe_ratio(counts, total), jnp.finfo(total.dtype).tiny)  # a rate of 0 is no Poisson
-        return Poisson(jnp.where(total > 0, rate, self.rate)), _empty(total)
+        return Poisson(jnp.where(total > 0, rate, self.rate)), empty
 
     def log_prior(self, prior):
         """(shape − 1) log rate − inverse_scale · rate, summed."""

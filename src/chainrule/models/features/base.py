@@ -12,9 +12,11 @@ from typing import Any, NamedTuple
 
 import equinox as eqx
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Int
 
+from ...forms.chain import is_concrete
 from ...forms.sequences import Layout, Sequences, bucket
 from ..data import Prepared
 
@@ -73,11 +75,26 @@ class Batch(NamedTuple):
         """How answers are cut back to the user's form."""
         return Prepared(self.layout, "one" if self.single else "many")
 
-    def spread(self, tokens: np.ndarray) -> np.ndarray:
+    def spread(self, tokens: Any) -> Any:
         """Values of tokens laid end to end, (token, *rest), as (time, *rest, row); zero on padding."""
+        if not is_concrete(tokens):
+            mask = np.asarray(self.layout.mask).reshape(*self.layout.mask.shape, *[1] * (tokens.ndim - 1))
+            return jnp.moveaxis(jnp.where(mask, tokens[self.layout.values], 0), 1, -1)
+        tokens = np.asarray(tokens)
         placed = tokens[self.layout.values]
         placed[~np.asarray(self.layout.mask)] = 0
         return np.ascontiguousarray(np.moveaxis(placed, 1, -1))
+
+
+def as_array(value: Any) -> Any:
+    """A NumPy array of numbers, or a traced array where some of them are traced."""
+    parts = value if isinstance(value, list | tuple) else [value]
+    return np.asarray(value) if all(map(is_concrete, parts)) else jnp.asarray(value)
+
+
+def joined(arrays: "list[Any]") -> Any:
+    """Arrays end to end, a NumPy array where all of them are."""
+    return np.concatenate(arrays) if all(map(is_concrete, arrays)) else jnp.concatenate(arrays)
 
 
 class Gold(NamedTuple):

@@ -7,9 +7,10 @@ import equinox as eqx
 import jax.numpy as jnp
 import numpy as np
 
+from ...forms.chain import is_concrete
 from ...inference.compiling import jit
 from ...inference.scaled import HIGHEST
-from .base import AbstractFeature, Batch, Gold, Listed, Options, Part, Potentials
+from .base import AbstractFeature, Batch, Gold, Listed, Options, Part, Potentials, as_array, joined
 
 
 def dense(extract: Callable[[Any], Any] | None = None) -> "DenseFeature":
@@ -26,6 +27,8 @@ def dense(extract: Callable[[Any], Any] | None = None) -> "DenseFeature":
         >>> crf.fit(x, y, method=cr.LBFGS(l2=0.1)).model.predict(x[0])
         ['low', 'high', 'high']
     """
+    if extract is not None and not callable(extract):
+        raise ValueError(f"{extract!r} is not a function; wanted one that makes an array (time, D) of a sentence")
     return DenseFeature(extract)
 
 
@@ -51,27 +54,29 @@ class DenseFeature(AbstractFeature):
         """How many weights are not zero."""
         return sum(int(np.count_nonzero(x)) for x in (self.weights, self.bias) if x is not None)
 
-    def numbers(self, batch: Batch) -> np.ndarray:
+    def numbers(self, batch: Batch) -> Any:
         """The numbers of all tokens, end to end, shape (token, D)."""
         found = []
         for n, sentence in enumerate(batch.sentences):
-            array = np.asarray(sentence if self.extract is None else self.extract(sentence))
+            array = as_array(sentence if self.extract is None else self.extract(sentence))
             if array.dtype.kind not in "biuf":
                 raise ValueError(
                     f"dense: sentence {n} gives {array.dtype}, not numbers; pass dense(extract) with a function that "
                     "makes an array (time, D) of a sentence"
                 )
+            if array.ndim == 0:
+                raise ValueError(f"dense: sentence {n} gives the single number {array}; wanted an array (time, D)")
             array = array.reshape(len(array), -1)
             if len(array) != len(sentence):
                 raise ValueError(f"dense: sentence {n} has {len(sentence)} tokens, but its array has {len(array)} rows")
-            if not np.isfinite(array).all():
+            if is_concrete(array) and not np.isfinite(array).all():
                 raise ValueError(f"dense: sentence {n} has NaN or infinity at token {_first_bad(array)}")
             if found and array.shape[1] != found[0].shape[1]:
                 raise ValueError(
                     f"dense: sentence {n} has {array.shape[1]} numbers a token, sentence 0 {found[0].shape[1]}"
                 )
             found.append(array)
-        return np.concatenate(found).astype(jnp.zeros(0).dtype)
+        return joined(found).astype(jnp.zeros(0).dtype)
 
     def learn(self, batch: Batch, gold: Gold, options: Options) -> "tuple[DenseFeature, Part]":
         """Weights of zero, or those that are there already."""
@@ -93,7 +98,7 @@ class DenseFeature(AbstractFeature):
         """Where numbers come from."""
         return self.extract
 
-    def describe(self, batch: Batch) -> np.ndarray:
+    def describe(self, batch: Batch) -> Any:
         """The numbers of any sentences."""
         return self.numbers(batch)
 

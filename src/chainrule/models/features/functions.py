@@ -17,10 +17,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from ...forms.chain import is_concrete
 from ...forms.sequences import bucket
 from ...inference.compiling import jit
 from ...inference.scaled import HIGHEST
-from .base import AbstractFeature, Batch, Gold, Listed, Options, Part, Potentials
+from .base import AbstractFeature, Batch, Gold, Listed, Options, Part, Potentials, as_array
 
 MANY_CALLS = 2_000_000
 
@@ -143,13 +144,9 @@ class FunctionFeature(AbstractFeature):
         else:
             raise ValueError("some sentences are arrays and some are lists; make them all one or the other")
         for table in found:
-            if table is not None and not np.isfinite(table).all():
-                token = int(np.argwhere(~np.isfinite(table))[0, 0])
-                raise ValueError(
-                    f"{_name(self.function)} gives NaN or infinity at token {token}, counted over all sentences"
-                )
+            check_finite(table, self.function)
         # (token, *labels, J) -> (time, *labels, row, J)
-        node, pair = (None if t is None else np.moveaxis(batch.spread(t), -2, -1) for t in found)
+        node, pair = (None if t is None else batch.spread(t).swapaxes(-2, -1) for t in found)
         return node, pair
 
     def listed(self) -> list[Listed]:
@@ -206,7 +203,16 @@ def _by_calling(function, looks_back: bool, sentences, labels):
             else:
                 node.append([function(sentence, *([None] if looks_back else []), y, i) for y in labels])
                 pair.append(None)
-    return _filled(node, 1, len(labels), function), _filled(pair, 2, len(labels), function) if looks_back else None
+    first, rest = (
+        _filled(node, 1, len(labels), function),
+        _filled(pair, 2, len(labels), function) if looks_back else None,
+    )
+    if rest is not None and first is not None and rest.shape[-1] != first.shape[-1]:
+        raise ValueError(
+            f"{_name(function)} must always return as many numbers; it returns {first.shape[-1]} at i = 0, where y_prev is "
+            f"None, and {rest.shape[-1]} later"
+        )
+    return first, rest
 
 
 def warn_of_calls(function, calls: int, instead: str):
@@ -218,14 +224,28 @@ def warn_of_calls(function, calls: int, instead: str):
     )
 
 
+def numbers_of(values, function) -> np.ndarray:
+    """What a function returned, nested in lists by its arguments, as one array.
+
+    Raises:
+        ValueError: something else than numbers, or now more of them and now fewer.
+    """
+    try:
+        given = np.asarray(values)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"{_name(function)} must return a number, or always as many of them") from error
+    if given.dtype.kind not in "biuf":
+        raise ValueError(
+            f"{_name(function)} must return a number, or always as many of them; it returned {given.dtype}"
+        )
+    return given.astype(jnp.zeros(0).dtype)
+
+
 def _filled(rows, axes: int, size: int, function):
     """Rows that are lists of values of the function, or None for zeros, as one array (token, *labels, J)."""
     if all(row is None for row in rows):
         return None
-    try:
-        given = np.asarray([row for row in rows if row is not None], jnp.zeros(0).dtype)
-    except (TypeError, ValueError) as error:
-        raise ValueError(f"{_name(function)} must return a number, or always as many of them") from error
+    given = numbers_of([row for row in rows if row is not None], function)
     given = given.reshape(len(given), *[size] * axes, -1)
     full = np.zeros((len(rows), *given.shape[1:]), given.dtype)
     full[[n for n, row in enumerate(rows) if row is not None]] = given
@@ -238,20 +258,32 @@ def _by_tracing(function, looks_back: bool, sentences, size: int):
     longest = bucket(int(lengths.max()))
     node, pair = _tabulate(padded_arrays(sentences, longest), Same(function), looks_back, size, longest)
     real = np.arange(longest) < lengths[:, None]
-    return np.asarray(node)[real], None if pair is None else np.asarray(pair)[real]
+    return as_array(node)[real], None if pair is None else as_array(pair)[real]
 
 
-def padded_arrays(sentences, longest: int) -> np.ndarray:
+def padded_arrays(sentences, longest: int) -> Any:
     """Sentences that are arrays, with zeros beyond their ends, (sentence, 2 · longest, …)."""
-    arrays = [np.asarray(sentence) for sentence in sentences]
+    arrays = [as_array(sentence) for sentence in sentences]
     event = arrays[0].shape[1:]
-    # as many zeros as tokens: x[i + 1] and x[i - 1] find them beyond the ends of the longest sentence, too
-    padded = np.zeros((len(arrays), 2 * longest, *event), np.result_type(*arrays))
     for n, array in enumerate(arrays):
         if array.shape[1:] != event:
             raise ValueError(f"sentence {n} has tokens of shape {array.shape[1:]}, but sentence 0 has shape {event}")
-        padded[n, : len(array)] = array
-    return padded
+    # as many zeros as tokens: x[i + 1] and x[i - 1] find them beyond the ends of the longest sentence, too
+    time = 2 * longest
+    if all(map(is_concrete, arrays)):
+        padded = np.zeros((len(arrays), time, *event), np.result_type(*arrays))
+        for n, array in enumerate(arrays):
+            padded[n, : len(array)] = array
+        return padded
+    return jnp.stack([jnp.pad(a, [(0, time - len(a)), *[(0, 0)] * len(event)]) for a in arrays])
+
+
+def check_finite(table, function):
+    """Refuse values (token, …) of a function that are not finite, where they can be looked at."""
+    if table is None or not is_concrete(table) or np.isfinite(table).all():
+        return
+    token = int(np.argwhere(~np.isfinite(table))[0, 0])
+    raise ValueError(f"{_name(function)} gives NaN or infinity at token {token}, counted over all sentences")
 
 
 class Same:

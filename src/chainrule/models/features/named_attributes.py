@@ -25,6 +25,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from scipy.sparse import csr_matrix
 
+from ...forms.checks import whole
 from .corpus import Corpus, Matrices, assemble, brief, is_binary, one_kind, unknown_name
 
 _KINDS = {"a string": str, "a dict": Mapping, "a list of names": (list, tuple, set, frozenset)}
@@ -58,6 +59,9 @@ def attributes(
 
     Reference: Okazaki (2007), CRFsuite: a fast implementation of conditional random fields.
     """
+    if extract is not None and not callable(extract):
+        raise ValueError(f"{extract!r} is not a function; wanted one of (sentence, position) that describes a token")
+    min_count = whole(min_count, "min_count", why="attributes are of one token or more")
     return Attributes(extract, min_count, transitions)
 
 
@@ -86,7 +90,7 @@ class Attributes:
         said = _read(sentences, self)
         numbers = _Numbers(growing=True)
         matrix = said.matrix(numbers, _Entries(numbers), dtype)
-        often = np.bincount(matrix.indices, minlength=len(numbers)) >= max(self.min_count, 1)
+        often = np.bincount(matrix.indices, minlength=len(numbers)) >= self.min_count
         matrix = matrix if often.all() else matrix[:, np.flatnonzero(often)]
         # Copied, names lie side by side in memory instead of among those of all tokens: a look-up is an eighth faster.
         names = [name.encode("utf-8", "surrogatepass") for name in compress(numbers, often)]

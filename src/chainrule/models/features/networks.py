@@ -9,8 +9,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from ...forms.chain import is_concrete
 from ...inference.compiling import jit
-from .base import AbstractFeature, Batch, Gold, Options, Part, Potentials
+from .base import AbstractFeature, Batch, Gold, Options, Part, Potentials, as_array, joined
 
 
 def neural_feature(module: Callable[..., Any], inputs: Callable[[Any], Any] | None = None) -> "NeuralFeature":
@@ -43,6 +44,8 @@ def neural_feature(module: Callable[..., Any], inputs: Callable[[Any], Any] | No
     """
     if not callable(module):
         raise ValueError(f"{module!r} is not callable; wanted a network that gives potentials of a sentence")
+    if inputs is not None and not callable(inputs):
+        raise ValueError(f"inputs is {inputs!r}; wanted a function that makes arrays of a sentence")
     named = _named(module)
     return NeuralFeature(module, inputs, tuple(n for n in ("mask", "start", "key", "inference") if n in named))
 
@@ -85,13 +88,13 @@ class NeuralFeature(AbstractFeature):
         """How many numbers are trained."""
         return sum(leaf.size for leaf in jax.tree.leaves(eqx.filter(self.module, eqx.is_inexact_array)))
 
-    def arrays(self, batch: Batch) -> tuple[np.ndarray, ...]:
+    def arrays(self, batch: Batch) -> tuple[Any, ...]:
         """What the network is called with, each (row, time, …)."""
         given = []
         for n, sentence in enumerate(batch.sentences):
             made = sentence if self.inputs is None else self.inputs(sentence)
             made = made if isinstance(made, tuple) else (made,)
-            made = tuple(np.asarray(one) for one in made)
+            made = tuple(as_array(one) for one in made)
             for one in made:
                 if one.dtype.kind not in "biuf":
                     raise ValueError(
@@ -134,7 +137,7 @@ class NeuralFeature(AbstractFeature):
         """How sentences become arrays."""
         return self.inputs
 
-    def describe(self, batch: Batch) -> tuple[np.ndarray, ...]:
+    def describe(self, batch: Batch) -> tuple[Any, ...]:
         """What the network is called with."""
         return self.arrays(batch)
 
@@ -144,7 +147,6 @@ class NeuralFeature(AbstractFeature):
         parameters, rest = eqx.partition(self.module, eqx.is_inexact_array)
         others, static = eqx.partition(rest, eqx.is_array)
         mask, start = (np.asarray(x).T for x in (batch.layout.mask, batch.layout.start))
-        arrays = self.arrays(batch)
         # some rows at a time, since what a network computes on the way is far larger than what it says
         size, found = min(len(mask), _ROWS), []
         for begin in range(0, len(mask), size):
@@ -159,15 +161,17 @@ class NeuralFeature(AbstractFeature):
         return f"neural_feature({type(self.module).__name__})"
 
 
-def _joined(arrays) -> np.ndarray:
+def _joined(arrays) -> Any:
     """Arrays of tokens end to end, later axes padded with zeros to the largest (characters of words, say)."""
     largest = np.max([one.shape[1:] for one in arrays], axis=0)
     if arrays[0].ndim > 1:
         arrays = [
-            np.pad(one, [(0, 0), *((0, int(want) - have) for want, have in zip(largest, one.shape[1:], strict=True))])
+            (np if is_concrete(one) else jnp).pad(
+                one, [(0, 0), *((0, int(want) - have) for want, have in zip(largest, one.shape[1:], strict=True))]
+            )
             for one in arrays
         ]
-    return np.concatenate(arrays)
+    return joined(arrays)
 
 
 class NeuralPart(Part):
@@ -205,6 +209,12 @@ class NeuralPart(Part):
     def potentials(self, parameters, key=None) -> Potentials:
         """Log-potentials; with a key, as in training."""
         found = jnp.moveaxis(self.raw(parameters, key), 0, -1)
+        time = self.mask.shape[1]
+        if not (found.ndim in (3, 4) and len(found) == time - found.ndim + 3 and len(set(found.shape[1:-1])) == 1):
+            raise ValueError(
+                f"neural_feature: for {time} steps the network returns shape {found.shape[:-1]}; wanted ({time}, K), or "
+                f"({time - 1}, K, K) for potentials of steps"
+            )
         if found.ndim == 3:
             return Potentials(jnp.where(self.mask.T[:, None], found, 0))
         inner = (self.mask & ~self.begin).T

@@ -9,7 +9,9 @@ any function.
 """
 
 import inspect
+import re
 from collections.abc import Callable
+from contextlib import contextmanager
 from typing import Any
 
 import equinox as eqx
@@ -20,9 +22,9 @@ import numpy as np
 from ...forms.sequences import Layout, Sequences
 from ...inference.compiling import jit
 from ...inference.scaled import HIGHEST
-from .base import AbstractFeature, Batch, Gold, Listed, Options, Part
+from .base import AbstractFeature, Batch, Gold, Listed, Options, Part, as_array
 from .dense import DenseFeature
-from .functions import MANY_CALLS, warn_of_calls
+from .functions import MANY_CALLS, numbers_of, warn_of_calls
 from .named_attributes import attributes
 from .sparse import SparseFeature, as_feature
 
@@ -171,10 +173,11 @@ def every_segment(batch: Batch, max_length: int, extract, empty: bool) -> Batch:
             for stop in range(start + 1, start + 1 + max_length):
                 found.append(extract(x, start, stop) if stop <= len(x) else None)
         if empty:
+            found = [[one] if isinstance(one, str) else one for one in found]  # one name
             nothing = {} if isinstance(found[0], dict) else []
         else:
-            found = [None if one is None else np.ravel(np.asarray(one)) for one in found]
-            nothing = np.zeros_like(found[0])
+            found = [None if one is None else as_array(one).reshape(-1) for one in found]
+            nothing = np.zeros(found[0].shape, found[0].dtype)
             sizes = {one.shape for one in found if one is not None}
             if len(sizes) > 1:
                 raise ValueError(f"segment_dense: the segments of sentence {n} have different numbers of numbers")
@@ -187,6 +190,20 @@ def every_segment(batch: Batch, max_length: int, extract, empty: bool) -> Batch:
     where = Layout(start, mask, layout.row, np.asarray(layout.offset) * max_length)
     wide = Sequences(np.where(mask, values, 0).astype(np.int32), np.asarray(layout.lengths) * max_length, where)
     return Batch(sentences, wide, batch.single)
+
+
+@contextmanager
+def _naming_segments(max_length: int):
+    """Let errors about a token, which here is a segment, name the segment."""
+
+    def segment(found: re.Match) -> str:
+        start, left = divmod(int(found[1]), max_length)
+        return f"segment ({start}, {start + left + 1})"
+
+    try:
+        yield
+    except ValueError as error:
+        raise ValueError(re.sub(r"\btoken (\d+)", segment, str(error))) from error
 
 
 class SegmentFeature(eqx.Module):
@@ -216,7 +233,9 @@ class SegmentFeature(eqx.Module):
 
     def learn(self, batch: Batch, gold: Gold, options: Options, max_length: int):
         """Read the segments of training sentences."""
-        inner, part = self.inner.learn(every_segment(batch, max_length, self.extract, self.empty), gold, options)
+        wide = every_segment(batch, max_length, self.extract, self.empty)
+        with _naming_segments(max_length):
+            inner, part = self.inner.learn(wide, gold, options)
         return SegmentFeature(self.extract, inner, self.empty), SegmentPart(part, max_length)
 
     def fitted(self, part: "SegmentPart", parameters) -> "SegmentFeature":
@@ -226,7 +245,8 @@ class SegmentFeature(eqx.Module):
     def potentials(self, batch: Batch, max_length: int) -> dict[str, Any]:
         """Log-potentials of any sentences' segments."""
         wide = every_segment(batch, max_length, self.extract, self.empty)
-        return {"segment": _folded(self.inner.potentials(wide).node, max_length)}
+        with _naming_segments(max_length):
+            return {"segment": _folded(self.inner.potentials(wide).node, max_length)}
 
     def __repr__(self):
         return f"segments({self.inner})"
@@ -381,8 +401,8 @@ def _weighted(tables, weights):
 def _numbers(values, function, n: int) -> np.ndarray:
     """Values for each label, (label, J)."""
     try:
-        found = np.stack([np.ravel(np.asarray(value, jnp.zeros(0).dtype)) for value in values])
-    except (TypeError, ValueError) as error:
+        found = np.stack([np.ravel(numbers_of(value, function)) for value in values])
+    except ValueError as error:
         raise ValueError(f"{_name(function)} must return a number, or always as many of them") from error
     if not np.isfinite(found).all():
         raise ValueError(f"{_name(function)} gives NaN or infinity in sentence {n}")

@@ -48,8 +48,10 @@ class SparseWeights(eqx.Module):
             raise ValueError(f"an outcome is not in 0 … {outcomes - 1}")
 
     @property
-    def attribute(self) -> Int[np.ndarray, " weight"]:
+    def attribute(self) -> Any:
         """The attribute of each weight."""
+        if not is_concrete(self.edges):
+            return jnp.searchsorted(self.edges, jnp.arange(len(self.outcome), dtype=jnp.int32), side="right") - 1
         return np.repeat(np.arange(self.shape[0], dtype=np.int32), np.diff(self.edges))
 
     def valued(self, values: Any) -> "SparseWeights":
@@ -153,9 +155,9 @@ class SparseFeature(AbstractFeature):
         matrices = self.describe(batch) if said is None else said
         node = pair = None
         if self.node is not None:
-            node = _spread(batch, matrices.node @ self.node)
+            node = batch.spread(matrices.node @ self.node)
         if self.pair is not None:
-            pair = _spread(batch, matrices.pair @ self.pair)
+            pair = batch.spread(matrices.pair @ self.pair)
             size = round(self.pair.shape[1] ** 0.5)
             pair = pair.reshape(pair.shape[0], size, size, pair.shape[-1])
         return Potentials(node, pair)
@@ -181,13 +183,6 @@ class SparseFeature(AbstractFeature):
 def _owner(weights: SparseWeights, n: int) -> int:
     """The attribute of the n-th weight."""
     return int(np.searchsorted(weights.edges, n, side="right")) - 1
-
-
-def _spread(batch: Batch, tokens):
-    if is_concrete(tokens):
-        return batch.spread(np.asarray(tokens))
-    placed = jnp.where(jnp.asarray(batch.layout.mask)[..., None], tokens[batch.layout.values], 0)
-    return jnp.moveaxis(placed, 1, -1)
 
 
 def _weights(matrix, outcome, size: int, options: Options, dtype) -> SparseWeights:

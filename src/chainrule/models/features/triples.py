@@ -12,8 +12,8 @@ import numpy as np
 from ...forms.sequences import bucket
 from ...inference.compiling import jit
 from ...inference.scaled import HIGHEST
-from .base import AbstractFeature, Batch, Gold, Listed, Options, Part, Potentials
-from .functions import MANY_CALLS, Same, padded_arrays, warn_of_calls
+from .base import AbstractFeature, Batch, Gold, Listed, Options, Part, Potentials, as_array
+from .functions import MANY_CALLS, Same, check_finite, numbers_of, padded_arrays, warn_of_calls
 
 
 class TripleFunction(AbstractFeature):
@@ -76,12 +76,8 @@ class TripleFunction(AbstractFeature):
         else:
             raise ValueError("some sentences are arrays and some are lists; make them all one or the other")
         for table in (node, triple):
-            if not np.isfinite(table).all():
-                token = int(np.argwhere(~np.isfinite(table))[0, 0])
-                raise ValueError(
-                    f"{_name(self.function)} gives NaN or infinity at token {token}, counted over all sentences"
-                )
-        return np.moveaxis(batch.spread(node), -2, -1), np.moveaxis(batch.spread(triple), -2, -1)
+            check_finite(table, self.function)
+        return batch.spread(node).swapaxes(-2, -1), batch.spread(triple).swapaxes(-2, -1)
 
     def listed(self) -> list[Listed]:
         """The weights, by the name of the function."""
@@ -133,15 +129,17 @@ def _by_calling(function, sentences, labels):
         for sentence in sentences:
             for i in range(len(sentence)):
                 if i == 0:
-                    node.append(np.array([np.ravel(function(sentence, None, None, y, 0)) for y in labels], dtype))
+                    values = [np.ravel(function(sentence, None, None, y, 0)) for y in labels]
+                    node.append(numbers_of(values, function))
                     width = node[-1].shape[1]
                     triple.append(np.zeros((size, size, size + 1, width), dtype))
                     continue
                 node.append(np.zeros((size, width), dtype))
                 before = labels if i > 1 else [None]
                 values = [[[np.ravel(function(sentence, h, j, y, i)) for h in before] for y in labels] for j in labels]
+                values = numbers_of(values, function)
                 triple.append(np.zeros((size, size, size + 1, width), dtype))
-                triple[-1][:, :, slice(0, size) if i > 1 else slice(size, None)] = np.array(values, dtype)
+                triple[-1][:, :, slice(0, size) if i > 1 else slice(size, None)] = values
         return np.stack(node), np.stack(triple)
     except (TypeError, ValueError) as error:
         raise ValueError(f"{_name(function)} must return a number, or always as many of them") from error
@@ -153,7 +151,7 @@ def _by_tracing(function, sentences, size: int):
     longest = bucket(int(lengths.max()))
     node, triple = _tabulate(padded_arrays(sentences, longest), Same(function), size, longest)
     real = np.arange(longest) < lengths[:, None]
-    return np.asarray(node)[real], np.asarray(triple)[real]
+    return as_array(node)[real], as_array(triple)[real]
 
 
 @partial(jit, static_argnums=(1, 2, 3))

@@ -18,6 +18,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from ...forms.checks import whole
 from .columns import Reader
 from .corpus import Corpus, Matrices, assemble, is_binary, unknown_name
 from .syntax import Source, Template, parse
@@ -68,7 +69,7 @@ def templates(*texts: str, outside: str | None = None, boundaries: bool = False,
     found = parse(texts) + (_BOUNDARIES if boundaries else ())
     if not found:
         raise ValueError("there are no templates; wanted at least one, such as 'U00:%x[0,0]'")
-    return Templates(found, outside, min_count)
+    return Templates(found, outside, whole(min_count, "min_count", why="attributes occur once or more"))
 
 
 @dataclass(frozen=True)
@@ -398,7 +399,7 @@ _DENSE = 4
 def _seen(keys: np.ndarray, space: int, min_count: int) -> np.ndarray:
     """The keys in 0 … space − 1 that occur `min_count` times or more, sorted."""
     if space <= _DENSE * len(keys):
-        return np.flatnonzero(np.bincount(keys + 1, minlength=space + 1)[1:] >= max(min_count, 1))
+        return np.flatnonzero(np.bincount(keys + 1, minlength=space + 1)[1:] >= min_count)
     seen, counts = np.unique(keys[keys >= 0], return_counts=True)
     return seen[counts >= min_count]
 

@@ -4,6 +4,8 @@ from collections.abc import Callable, Mapping, Sequence
 from itertools import groupby
 from typing import Any
 
+from ...forms.checks import whole
+
 _DIGIT_RUN = 4
 
 
@@ -14,7 +16,7 @@ def prefix(word: str, n: int) -> str:
         >>> prefix("running", 3), prefix("at", 3)
         ('run', 'at')
     """
-    return word[:n]
+    return word[: _length(n)]
 
 
 def suffix(word: str, n: int) -> str:
@@ -24,7 +26,11 @@ def suffix(word: str, n: int) -> str:
         >>> suffix("running", 3), suffix("at", 3)
         ('ing', 'at')
     """
-    return word[-n:] if n else ""
+    return word[-n:] if _length(n) else ""
+
+
+def _length(n: int) -> int:
+    return whole(n, "n", least=0, why="a number of characters is not negative")
 
 
 def shape(word: str) -> str:
@@ -68,6 +74,7 @@ def window(tokens: Sequence[Any], i: int, radius: int, describe: Callable[[Any],
         >>> window(["Rolls", "Royce", "said"], 0, 1, lambda word: {"shape": shape(word), "end": suffix(word, 2)})
         {'shape[0]': 'Xx', 'end[0]': 'ls', 'shape[1]': 'Xx', 'end[1]': 'ce'}
     """
+    whole(radius, "radius", least=0, why="0 looks at the token itself, 1 at its neighbours too")
     found: dict[str, Any] = {}
     for j in range(max(i - radius, 0), min(i + radius + 1, len(tokens))):
         said = tokens[j] if describe is None else describe(tokens[j])
