@@ -15,7 +15,10 @@ class SolveStatus(enum.Enum):
     """How solving ended; each member reads as advice."""
 
     CERTIFIED = "certified: the optimum is between lower and upper, which are no further apart than was asked"
-    MAX_ITERATIONS = "stopped at max_iterations: lower and upper still hold; allow more iterations or a wider tolerance"
+    MAX_ITERATIONS = (
+        "stopped at max_iterations, or where the method got no further: lower and upper still hold; allow more iterations, "
+        "take another method, or widen the tolerance"
+    )
     PRECISION = (
         "lower and upper are as close as rounding lets them be, which is wider than was asked: widen the tolerance, or "
         "solve in float64"
