@@ -1,6 +1,9 @@
 """The Bellman engine under jit, vmap and grad: the host's answers, certified in its own precision."""
 
 import itertools
+import os
+import subprocess
+import sys
 
 import jax
 import jax.numpy as jnp
@@ -127,11 +130,20 @@ def test_gradients_against_finite_differences(layout):
 
 
 def test_at_a_tie_the_derivative_is_that_of_the_kept_action():
-    def worth(rewards):
-        return cr.MDP([[[1.0], [1.0]]], rewards, successors=np.zeros((1, 2, 1), int), discount=0.5).solve().values[0]
+    """Staying and moving on pay 1 for ever alike, so v = 2 at γ = ½; the first of the two is kept: a subgradient."""
 
-    slope = jax.grad(worth)(jnp.ones((1, 2)))
-    np.testing.assert_allclose(slope, [[2.0, 0.0]], atol=1e-5)  # a subgradient: 1 / (1 − γ) for the first of the two
+    @jax.jit
+    def slopes(rewards, probabilities, discount):
+        def worth(*point):
+            return cr.MDP(point[1], point[0], discount=point[2]).solve(tolerance=1e-4).values[0]
+
+        return jax.grad(worth, argnums=(0, 1, 2))(rewards, probabilities, discount)
+
+    stay, move = [1.0, 0.0], [0.0, 1.0]
+    by_rewards, by_probabilities, by_discount = slopes(jnp.ones((2, 2)), jnp.array([[stay, move], [move, move]]), 0.5)
+    np.testing.assert_allclose(by_rewards, [[2, 0], [0, 0]], atol=1e-4)  # 1 / (1 − γ)
+    np.testing.assert_allclose(by_probabilities, [[[2, 2], [0, 0]], [[0, 0], [0, 0]]], atol=1e-3)  # γ v / (1 − γ)
+    assert float(by_discount) == pytest.approx(4, abs=1e-3)  # v / (1 − γ)
 
 
 def test_policies_are_differentiable():
@@ -172,15 +184,31 @@ def test_what_is_not_traced_says_so(options, message):
         jax.jit(lambda r: mdp.replace(rewards=r).solve(**options).values)(mdp.transitions.rewards)
 
 
+_SHARDED = """
+import jax, numpy as np, chainrule as cr
+assert jax.device_count() == 4
+rng = np.random.default_rng(0)
+probs, successors = rng.dirichlet(np.ones(3), (12, 3)), rng.integers(0, 12, (12, 3, 3))
+mdp = cr.MDP(probs, np.zeros((12, 3)), successors=successors, discount=0.9)
+mesh = jax.make_mesh((4,), ("case",), axis_types=(jax.sharding.AxisType.Auto,))
+rewards = rng.normal(size=(8, 12, 3)).astype(np.float32)
+spread = jax.device_put(rewards, jax.NamedSharding(mesh, jax.P("case")))
+values = jax.jit(jax.vmap(lambda r: mdp.replace(rewards=r).solve(tolerance=1e-2).values))(spread)
+assert [shard.data.shape for shard in values.addressable_shards] == [(2, 12)] * 4
+for n in range(8):
+    np.testing.assert_allclose(values[n], mdp.replace(rewards=rewards[n].astype(float)).solve().values, atol=1e-2)
+print("each of", len(values.devices()))
+"""
+
+
 def test_sharded_over_devices():
-    """A batch split over devices gives what it gives on one; here devices may be one only, and the code is the same."""
-    mdp = cr.MDP(**a_process())
-    devices = jax.devices()
-    mesh = jax.make_mesh((len(devices),), ("case",), axis_types=(jax.sharding.AxisType.Auto,))
-    rewards = np.random.default_rng(0).normal(size=(4 * len(devices), 12, 3)).astype(np.float32)
-    spread = jax.device_put(rewards, jax.NamedSharding(mesh, jax.P("case")))
-    solve = jax.jit(jax.vmap(lambda r: mdp.replace(rewards=r).solve(tolerance=1e-2).values))
-    np.testing.assert_allclose(solve(spread), solve(rewards), atol=1e-5)
+    """A batch split over four devices stays split, and has the answers that the host gives one by one."""
+    flags = os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=4"
+    environment = os.environ | {"XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu"}
+    found = subprocess.run(
+        [sys.executable, "-c", _SHARDED], env=environment, capture_output=True, text=True, check=False
+    )
+    assert found.stdout == "each of 4\n", found.stderr
 
 
 @pytest.mark.parametrize(
