@@ -329,7 +329,7 @@ def test_taggers_are_frozen_short_and_saved(example, tmp_path):
 
 # Boltzmann machines: rows of data instead of sequences
 
-MACHINES = pytest.mark.parametrize("example", zoo.MACHINES, ids=lambda e: e.name)
+MACHINES = pytest.mark.parametrize("example", [*zoo.MACHINES, *zoo.ENERGIES], ids=lambda e: e.name)
 
 
 @MACHINES
@@ -367,10 +367,38 @@ def test_machines_are_frozen_short_and_saved(example, tmp_path):
     with pytest.raises(AttributeError):
         setattr(machine, name, getattr(machine, name))
     cr.save(path, machine)
-    again = cr.load(path)
+    again = cr.load(path, **({"like": example.make()} if example in zoo.ENERGIES else {}))
     assert type(again) is type(machine)
     same(again, machine)
     np.testing.assert_array_equal(zoo.score_of_rows(again, example.data), zoo.score_of_rows(machine, example.data))
+
+
+def test_a_recommender_keeps_the_contracts(tmp_path):
+    """By its parameters: tables of ratings have names, live on the host, and are not traced."""
+    model, ratings = zoo.recommender()
+    wanted = np.asarray(model.free_energy(ratings))
+    traces = []
+
+    @jax.jit
+    def compiled(model):
+        traces.append(None)
+        return model.free_energy(ratings)
+
+    np.testing.assert_allclose(compiled(model), wanted, rtol=1e-5)
+    double = jax.tree.map(lambda leaf: 2 * leaf, model)
+    other = compiled(double)
+    assert len(traces) == 1
+    both = jax.tree.map(lambda *leaves: jnp.stack(leaves), model, double)
+    np.testing.assert_allclose(jax.vmap(compiled)(both), [wanted, other], rtol=1e-5)
+    gradient = jax.grad(lambda m: m.free_energy(ratings).sum())(model)
+    assert all(np.isfinite(leaf).all() and np.asarray(leaf).any() for leaf in jax.tree.leaves(gradient))
+    with pytest.raises(AttributeError):
+        model.weights = model.weights
+    cr.save(tmp_path / "model.npz", model)
+    again = cr.load(tmp_path / "model.npz")
+    assert (again.items, again.scale) == (model.items, model.scale)
+    same(again, model)
+    assert len(repr(model)) < 100
 
 
 # Boltzmann machines on graphs: the same

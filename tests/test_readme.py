@@ -3,6 +3,7 @@
 import re
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 README = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
@@ -13,7 +14,7 @@ def blocks(language: str) -> list[str]:
 
 
 def test_example_says_what_its_comments_claim(capsys):
-    example, _ = blocks("python")
+    example, _, _ = blocks("python")
     scope = {}
     exec(compile(example, "README.md", "exec"), scope)
 
@@ -29,7 +30,7 @@ def test_example_says_what_its_comments_claim(capsys):
 
 
 def test_decisions_say_what_their_comments_claim(capsys):
-    _, example = blocks("python")
+    _, example, _ = blocks("python")
     scope = {}
     exec(compile(example, "README.md", "exec"), scope)
     solution, cr = scope["solution"], scope["cr"]
@@ -39,6 +40,18 @@ def test_decisions_say_what_their_comments_claim(capsys):
     assert "fast slow" in printed
     assert "on back" in printed
     assert scope["lake"].solve().values[0] == pytest.approx(0.5420, abs=1e-4)
+
+
+def test_energies_say_what_their_comments_claim(capsys):
+    *_, example = blocks("python")
+    scope = {}
+    exec(compile(example, "README.md", "exec"), scope)
+    assert "{'a': 0, 'b': 1, 'c': 1}" in capsys.readouterr().out
+    # of a ring of six: Z = (2 cosh 1)⁶ + (2 sinh 1)⁶
+    exact = np.log((2 * np.cosh(1)) ** 6 + (2 * np.sinh(1)) ** 6)
+    assert float(scope["spins"].log_partition()) == pytest.approx(exact, rel=1e-5)
+    filled = scope["rbm"].complete(scope["key"], np.repeat(scope["rows"], 200, axis=0), known=np.arange(6) < 3)
+    assert (filled == filled[:, :1]).mean() > 0.8
 
 
 def test_shell_blocks_are_the_two_commands_on_one_line_each():

@@ -272,7 +272,7 @@ def test_the_story_of_hopfield_networks_is_true(tmp_path):
     assert hebb[0] < storkey[0] < projection[0] == 26
     assert projection[1] > 20
     pattern, mirror, mixture = (
-        numbers(said, f"^ *{name}: energy") for name in ("a pattern", "its mirror image", "majority")
+        numbers(said, f"^ *{name}: energy") for name in ("a pattern", "its mirror image", "majority of three")
     )
     assert pattern == mirror
     assert pattern[0] < mixture[0]
@@ -302,9 +302,9 @@ def test_the_story_of_energy_models_is_true(tmp_path):
 
     for name, variance in (("Langevin, step 0.5", 4 / 3), ("MALA, step 0.5", 1), ("HMC", 1)):
         assert numbers(said, f"^ *{name}: variance")[-1] == pytest.approx(variance, abs=0.05)
-    learned = ("denoising", "sliced", "noise contrast", "persistent chains")
+    objectives = ("denoising", "sliced", "noise contrast", "persistent chains")
     gaussian, *found, truth = (
-        numbers(said, f"^ *{name}: .* nats")[0] for name in ("a Gaussian", *learned, "the truth")
+        numbers(said, f"^ *{name}: .* nats")[0] for name in ("a Gaussian", *objectives, "the truth")
     )
     assert all(gaussian + 0.5 < score < truth + 0.02 for score in found)
     learned, by_grid = numbers(said, "log Z learned")[1:]

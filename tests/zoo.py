@@ -9,6 +9,7 @@ from functools import cache
 from typing import Any, NamedTuple
 
 import equinox as eqx
+import jax
 import jax.numpy as jnp
 import networkx as nx
 import numpy as np
@@ -159,9 +160,43 @@ MACHINES = [
 ]
 
 
+class Bowl(eqx.Module):
+    """An energy with two arrays of parameters, as a user writes one."""
+
+    centre: jax.Array
+    depth: jax.Array
+
+    def __call__(self, x):
+        return self.depth * ((x - self.centre) ** 2).sum()
+
+
+class Logits(eqx.Module):
+    """Two logits of three numbers."""
+
+    weights: jax.Array
+
+    def __call__(self, x):
+        return self.weights @ x
+
+
+# Energies that are somebody's callable: loading them takes a model of the same kind
+ENERGIES = [
+    Example("energy", lambda: cr.EnergyModel(Bowl(jnp.ones(3), jnp.ones(())), 3), _numbers(6, 3)),
+    Example("joint energy", lambda: cr.JointEnergyModel(Logits(jnp.asarray(_numbers(2, 3), float)), 3), _numbers(6, 3)),
+]
+
+
+def recommender() -> tuple[cr.Recommender, cr.Ratings]:
+    """Three users, two films, two grades."""
+    model = cr.Recommender(
+        _numbers(2, 2, 3), _numbers(2, 3), _numbers(2, 2), _numbers(3), scale=(1, 2), items=("a", "b")
+    )
+    return model, cr.Ratings([[1, np.nan], [2, 2], [np.nan, 1]], (1, 2), items=("a", "b"))
+
+
 def score_of_rows(machine, v):
     """What a machine says of rows of data: log-probabilities where they are defined, of labels, a bound of them, or −E."""
-    if isinstance(machine, cr.Hopfield | cr.DenseMemory | cr.ContinuousHopfield):
+    if isinstance(machine, cr.Hopfield | cr.DenseMemory | cr.ContinuousHopfield | cr.EnergyModel | cr.JointEnergyModel):
         return -machine.energy(v)
     if isinstance(machine, cr.ClassificationRBM):
         return machine.label_log_probs(v)[:, 0]

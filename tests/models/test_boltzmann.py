@@ -11,6 +11,7 @@ import pairwise_cases as cases
 import pytest
 
 import chainrule as cr
+from chainrule.inference.mean_field import mean_field
 from chainrule.models.boltzmann import learning
 from chainrule.models.boltzmann.data import uniform_lattice
 
@@ -107,6 +108,35 @@ def test_mean_field_bounds_log_z_and_is_exact_without_couplings():
     np.testing.assert_allclose(found.means[:, 0], 1 / (1 + np.exp(-np.asarray(free.bias))), atol=1e-5)
     held = free.mean_field(given={"b": 1})
     assert held.means[3, 0] == 1
+
+
+@pytest.mark.parametrize("layout", cases.LAYOUTS)
+def test_mean_field_rests_where_each_mean_is_best_given_the_others(layout):
+    """In float64 by hand: means and bound of the fixed point, at any temperature, some nodes held; no mean improves it."""
+    for spins, beta in ((True, 0.8), (False, 1.3)):
+        model = cases.random_model(layout, spins=spins)
+        clamp = np.arange(model.num_nodes)[:, None] == 1
+        start = jnp.where(jnp.asarray(clamp), 1.0, jnp.full((model.num_nodes, 1), 0.1 if spins else 0.5))
+        found = mean_field(start, model, beta, jnp.asarray(clamp))
+        m, w, b = np.asarray(found.means[:, 0], float), cases.couplings(model), np.asarray(model.biases, float)
+        fields = beta * (b + w @ m)
+        best = np.tanh(fields) if spins else 1 / (1 + np.exp(-fields))
+        free = ~clamp[:, 0]
+        np.testing.assert_allclose(m[free], best[free], atol=1e-5)
+        assert m[1] == 1
+
+        def bound(m, model=model, w=w, b=b, beta=beta, free=free):
+            p = ((m + 1) / 2 if model.spins else m)[free]
+            entropy = -(p * np.log(p) + (1 - p) * np.log(1 - p)).sum()
+            return entropy + beta * (m @ w @ m / 2 + b @ m + float(model.constant))
+
+        assert float(found.bound[0]) == pytest.approx(bound(m), abs=1e-4)
+        x = cases.states(model)
+        score = beta * cases.scores(model, x[:, x[1] == 1])
+        assert bound(m) <= np.logaddexp.reduce(score) + 1e-6
+        for i in np.flatnonzero(free):
+            for step in (-0.02, 0.02):
+                assert bound(m + step * (np.arange(len(m)) == i)) < bound(m)
 
 
 def test_the_exact_fit_finds_the_distribution_and_its_gradient_vanishes():

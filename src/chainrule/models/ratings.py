@@ -74,6 +74,11 @@ class Ratings(eqx.Module):
     ) -> "Ratings":
         """The table of (user, item, rating), its users and items sorted unless they are given.
 
+        Example:
+            >>> import chainrule as cr
+            >>> cr.Ratings.from_triples([("Bo", "Jaws", 1), ("Ann", "Brazil", 5)]).table.tolist()
+            [[5.0, nan], [nan, 1.0]]
+
         Raises:
             ValueError: no ratings, one that is NaN, an item that a user rated twice, or a user or item that is not among
                 those given.

@@ -50,6 +50,14 @@ def from_ising(
 
     Raises:
         ValueError: a coefficient that is not a finite number, a variable coupled with itself, or no variable.
+
+    Example:
+        >>> from chainrule.graphs.formats.qubo import from_ising, to_ising, to_qubo
+        >>> graph = from_ising({"a": 0.5}, {("a", "b"): -1.0})
+        >>> to_ising(graph)
+        ({'a': 0.5, 'b': 0.0}, {('a', 'b'): -1.0}, 0.0)
+        >>> to_qubo(graph)
+        ({('a', 'a'): 3.0, ('b', 'b'): 2.0, ('a', 'b'): -4.0}, -1.5)
     """
     return _graph(linear, quadratic, offset, (-1, 1))
 

@@ -283,7 +283,7 @@ class BoltzmannMachine(eqx.Module):
         drawn = drawn[self.couplings.rank].T
         return drawn[0] if num_samples is None else drawn
 
-    def complete(self, key: Key[Array, ""], values, *, known, sweeps: int = 100) -> Array:
+    def complete(self, key: Key[Array, ""], values, *, known, sweeps: int = 100) -> Any:
         """Draw what is not known of rows of visible values, given what is; known entries stay bit for bit.
 
         Args:
@@ -359,10 +359,10 @@ class BoltzmannMachine(eqx.Module):
         """
         if num_chains < 1 or sweeps < 1:
             raise ValueError(f"num_chains is {num_chains} and sweeps {sweeps}; at least one of each is needed")
-        betas = ladder(self, sweeps) if betas is None else betas
-        check_betas(betas, ndim=1)
-        betas = jnp.asarray(betas, self.bias.dtype)
-        return learning.anneal(key, self.couplings, self.form, num_chains, betas, *self._held(given))
+        rising: Any = ladder(self, sweeps) if betas is None else betas
+        check_betas(rising, ndim=1)
+        rising = jnp.asarray(rising, self.bias.dtype)
+        return learning.anneal(key, self.couplings, self.form, num_chains, rising, *self._held(given))
 
     def temper(
         self,
@@ -403,11 +403,11 @@ class BoltzmannMachine(eqx.Module):
         for name, value, least in (("num_samples", num_samples, 1), ("num_chains", num_chains, 1), ("thin", thin, 1)):
             if value < least:
                 raise ValueError(f"{name} is {value}; wanted at least {least}")
-        betas = np.linspace(0, 1, 16) ** 2 if betas is None else betas
-        check_betas(betas, ndim=1)
+        rungs: Any = np.linspace(0, 1, 16) ** 2 if betas is None else betas
+        check_betas(rungs, ndim=1)
         early = -(-max(burn, 0) // thin)
-        betas = jnp.asarray(betas, self.bias.dtype)
-        found = learning.temper(key, self.couplings, self.form, betas, num_chains, early + num_samples, thin)
+        rungs = jnp.asarray(rungs, self.bias.dtype)
+        found = learning.temper(key, self.couplings, self.form, rungs, num_chains, early + num_samples, thin)
         return eqx.tree_at(lambda f: f.records, found, found.records[early:])
 
     def mean_field(

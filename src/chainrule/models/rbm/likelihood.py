@@ -90,8 +90,7 @@ def check_normalisable(machine) -> None:
         if (((h @ scaled.T) ** 2).sum(1) > 1).any():
             raise ValueError(
                 "rectified hidden units drive each other through Gaussian visible ones to infinity: there is no Z, since "
-                "|Wh / standard deviation| > |h| for some h ≥ 0. Wanted smaller weights, larger variances, or binary "
-                "hidden units"
+                "|Wh / standard deviation| > |h| for some h ≥ 0. Give smaller weights, larger variances or binary units"
             )
         up = np.maximum(h @ scaled.T @ scaled, 0)
         length = np.sqrt((up**2).sum(1, keepdims=True))

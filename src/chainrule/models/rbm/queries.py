@@ -63,7 +63,7 @@ def check_sweeps(sweeps: int) -> None:
         raise ValueError(f"sweeps is {sweeps}; at least one is needed")
 
 
-def check_hidden(machine, h, rows) -> np.ndarray:
+def check_hidden(machine, h, rows) -> jax.Array:
     """Hidden values (rows, hidden units), one for each row of data.
 
     Raises:
