@@ -60,8 +60,9 @@ def test_masked_arrays_are_missing_data():
         cr.HMM.random(jax.random.key(0), 2, E.Normal()).fit(holes, key=jax.random.key(0))
 
 
-def test_only_zeros_are_seen():
-    fit = cr.HMM([1.0], [[1.0]], E.Poisson(jnp.array([15.0]))).fit([0, 0, 0, 0, 0])
+def test_only_zeros_are_seen(capsys):
+    fit = cr.HMM([1.0], [[1.0]], E.Poisson(jnp.array([15.0]))).fit([0, 0, 0, 0, 0], progress=True)
+    assert f" {fit.iterations + 1}/500 " in capsys.readouterr().err  # the last turn finds that nothing is gained
     assert 0 < float(fit.model.emission.rate[0]) < 1e-30
     assert fit.log_prob == pytest.approx(0.0, abs=1e-4)
 

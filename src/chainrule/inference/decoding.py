@@ -85,6 +85,14 @@ def k_best(chain: Chain, k: int) -> Path:
 
     Raises:
         ValueError: k below one.
+
+    Example:
+        >>> import jax.numpy as jnp, chainrule as cr
+        >>> from chainrule.inference import decoding
+        >>> chain = cr.Chain(jnp.zeros(2), jnp.zeros((2, 2)), jnp.array([[2.0, 0.0], [0.0, 1.0]]))
+        >>> best = decoding.k_best(chain, 2)
+        >>> best.states.tolist(), best.score.tolist()
+        ([[0, 1], [0, 0]], [3.0, 2.0])
     """
     if k < 1:
         raise ValueError(f"k is {k}; ask for at least one path")

@@ -39,7 +39,14 @@ class EM(eqx.Module):
         min_variance: floor under learned variances. A state that meets it is reported in `Fit.degenerate`.
 
     Raises:
-        ValueError: fewer than one iteration, or a floor that is not positive.
+        ValueError: fewer than one iteration, a tolerance that is NaN, or a floor that is not positive.
+
+    Example:
+        >>> import chainrule as cr
+        >>> hmm = cr.HMM([.5, .5], [[.9, .1], [.1, .9]], cr.emissions.Poisson([2., 9.]))
+        >>> fit = hmm.fit([1, 3, 2, 8, 11, 9, 2], method=cr.EM(max_iterations=50))
+        >>> fit.status, bool(fit.history[-1] > fit.history[0])
+        (Status.CONVERGED, True)
     """
 
     max_iterations: int = 500

@@ -30,7 +30,14 @@ class Adam(eqx.Module):
         tolerance: stop once the objective has moved less than this share of its size over 20 steps; 0 never does.
 
     Raises:
-        ValueError: fewer than one iteration, or a learning rate that is not positive.
+        ValueError: fewer than one iteration, a tolerance that is NaN, or a learning rate that is not positive.
+
+    Example:
+        >>> import chainrule as cr
+        >>> hmm = cr.HMM([.5, .5], [[.9, .1], [.1, .9]], cr.emissions.Poisson([2., 9.]))
+        >>> fit = hmm.fit([1, 3, 2, 8, 11, 9, 2], method=cr.Adam(max_iterations=20))
+        >>> fit.status, bool(fit.history[-1] > fit.history[0])
+        (Status.MAX_ITERATIONS, True)
     """
 
     max_iterations: int = 1000

@@ -184,6 +184,15 @@ class LinearChainCRF(eqx.Module):
         Raises:
             ValueError: sentences unlike those of training, an unknown label, or no labelling that the structure and what
                 is known allow; the message names the sentence.
+
+        Example:
+            >>> import chainrule as cr
+            >>> crf = cr.LinearChainCRF(["D", "N"], [cr.templates("%x[0,0]")])
+            >>> model = crf.fit([["the", "dog"], ["a", "cat"]], [["D", "N"]] * 2).model
+            >>> model.predict([["a", "dog"], ["the", "cat"]])
+            [['D', 'N'], ['D', 'N']]
+            >>> model.predict(["a", "dog"], known=[None, {"D"}])
+            ['D', 'D']
         """
         batch, found = best_labels(self, x, known)
         name = self.labels.__getitem__
@@ -214,6 +223,13 @@ class LinearChainCRF(eqx.Module):
 
         Where fewer are possible, the rest have log-probability −inf and states −1. What is known picks among the
         labellings; it does not change their probabilities.
+
+        Example:
+            >>> import chainrule as cr
+            >>> crf = cr.LinearChainCRF(["D", "N"], [cr.templates("%x[0,0]")])
+            >>> model = crf.fit([["the", "dog"], ["a", "cat"]], [["D", "N"]] * 2).model
+            >>> model.k_best(["a", "dog"], 2).labels.tolist()
+            [['D', 'N'], ['D', 'D']]
         """
         k = whole(k, "k", why="ask for at least one labelling")
         batch, free, scores = scores_of(self, x, known)
@@ -223,7 +239,15 @@ class LinearChainCRF(eqx.Module):
         return Path(batch.prepared.per_path(states), batch.prepared.per_sequence(log_prob), self.labels)
 
     def log_partition(self, x, *, known=None):
-        """Log Z(x), the sum over all labellings (that agree with what is known): a number, or one for each sentence."""
+        """Log Z(x), the sum over all labellings (that agree with what is known): a number, or one for each sentence.
+
+        Example:
+            >>> import chainrule as cr
+            >>> crf = cr.LinearChainCRF(["D", "N"], [cr.templates("%x[0,0]")])
+            >>> model = crf.fit([["the", "dog"], ["a", "cat"]], [["D", "N"]] * 2).model
+            >>> bool(model.log_partition(["a", "dog"], known=["D", None]) < model.log_partition(["a", "dog"]))
+            True
+        """
         batch, _, scores = scores_of(self, x, known)
         return batch.prepared.per_sequence(engine.log_partition(scores, batch.layout))
 
@@ -231,6 +255,13 @@ class LinearChainCRF(eqx.Module):
         """Log p(y | x): a number, or one for each sentence.
 
         Labels of which only some are known give the probability of all labellings that agree with them.
+
+        Example:
+            >>> import chainrule as cr
+            >>> crf = cr.LinearChainCRF(["D", "N"], [cr.templates("%x[0,0]")])
+            >>> model = crf.fit([["the", "dog"], ["a", "cat"]], [["D", "N"]] * 2).model
+            >>> bool(model.log_prob(["a", "dog"], ["D", None]) > model.log_prob(["a", "dog"], ["D", "N"]))
+            True
         """
         batch, free, scores = scores_of(self, x, y)
         everything = engine.log_partition(free, batch.layout)
@@ -238,7 +269,16 @@ class LinearChainCRF(eqx.Module):
         return batch.prepared.per_sequence(engine.log_partition(scores, batch.layout) - everything)
 
     def posterior(self, x, *, known=None) -> Posterior:
-        """Marginals p(y_t = k | x) and expected steps; `log_prob` is that of what is known, zero where that is nothing."""
+        """Marginals p(y_t = k | x) and expected steps; `log_prob` is that of what is known, zero where that is nothing.
+
+        Example:
+            >>> import chainrule as cr
+            >>> crf = cr.LinearChainCRF(["D", "N"], [cr.templates("%x[0,0]")])
+            >>> model = crf.fit([["the", "dog"], ["a", "cat"]], [["D", "N"]] * 2).model
+            >>> posterior = model.posterior(["a", "dog"])
+            >>> bool(posterior["D"][0] > 0.5 > posterior["D"][1])
+            True
+        """
         batch, free, scores = scores_of(self, x, known)
         total, marginals, steps = engine.posterior(scores, batch.layout)
         steps = host(steps)
@@ -249,7 +289,15 @@ class LinearChainCRF(eqx.Module):
         return Posterior(prepared.per_sequence(total - everything), prepared.per_step(marginals), steps, self.labels)
 
     def pair_posterior(self, x, *, known=None):
-        """Marginals of steps p(y_{t−1} = i, y_t = j | x), shape (T − 1, K, K): a list of them for several sentences."""
+        """Marginals of steps p(y_{t−1} = i, y_t = j | x), shape (T − 1, K, K): a list of them for several sentences.
+
+        Example:
+            >>> import chainrule as cr
+            >>> crf = cr.LinearChainCRF(["D", "N"], [cr.templates("%x[0,0]")])
+            >>> model = crf.fit([["the", "dog"], ["a", "cat"]], [["D", "N"]] * 2).model
+            >>> model.pair_posterior(["a", "dog"]).sum().round(4).item()
+            1.0
+        """
         batch, _, scores = scores_of(self, x, known)
         check_possible(engine.log_partition(scores, batch.layout), scores)
         found = [steps[1:] for steps in batch.layout.unpack(engine.pair_marginals(scores, batch.layout))]
@@ -274,6 +322,13 @@ class LinearChainCRF(eqx.Module):
         """Draw labellings from p(y | x), exact and independent: states (num_samples, T), or a list of them.
 
         `log_prob` is log Z(x), the same for all draws.
+
+        Example:
+            >>> import jax, chainrule as cr
+            >>> crf = cr.LinearChainCRF(["D", "N"], [cr.templates("%x[0,0]")])
+            >>> model = crf.fit([["the", "dog"], ["a", "cat"]], [["D", "N"]] * 2).model
+            >>> model.sample(jax.random.key(0), ["a", "dog"], 5).states.shape
+            (5, 2)
         """
         num_samples = whole(num_samples, "num_samples", why="ask for at least one")
         batch, _, scores = scores_of(self, x, known)
@@ -283,7 +338,16 @@ class LinearChainCRF(eqx.Module):
         return Path(drawn[0] if batch.single else drawn, batch.prepared.per_sequence(total), self.labels)
 
     def entropy(self, x, *, known=None):
-        """Entropy of p(y | x) in nats, how undecided the whole labelling is: a number, or one for each sentence."""
+        """Entropy of p(y | x) in nats, how undecided the whole labelling is: a number, or one for each sentence.
+
+        Example:
+            >>> import chainrule as cr
+            >>> crf = cr.LinearChainCRF(["D", "N"], [cr.templates("%x[0,0]")])
+            >>> model = crf.fit([["the", "dog"], ["a", "cat"]], [["D", "N"]] * 2).model
+            >>> seen, unseen = model.entropy([["a", "dog"], ["zebra", "zebra"]])
+            >>> bool(seen < unseen)
+            True
+        """
         batch, _, scores = scores_of(self, x, known)
         check_possible(engine.log_partition(scores, batch.layout), scores)
         return batch.prepared.per_sequence(engine.entropy(scores, batch.layout))

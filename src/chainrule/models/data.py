@@ -30,7 +30,7 @@ def query(method: _F) -> _F:
 class _Query:
     def __init__(self, method):
         self.method = method
-        self.__doc__ = method.__doc__
+        self.__doc__, self.__module__ = method.__doc__, method.__module__  # where examples are looked for
 
     def __get__(self, model, owner):
         return self.method if model is None else jax.tree_util.Partial(self.method, model)

@@ -43,6 +43,14 @@ class HMMPrior(NamedTuple):
         emission: a prior that the emission understands, such as `emissions.Gamma` for `Poisson`.
 
     Forbidden transitions stay forbidden whatever the prior.
+
+    Example:
+        >>> import chainrule as cr
+        >>> hmm = cr.HMM([.5, .5], [[.9, .1], [.1, .9]], cr.emissions.Poisson([2., 9.]))
+        >>> prior = cr.HMMPrior(stickiness=50.0, emission=cr.emissions.Gamma(2.0, 0.5))
+        >>> sticky = hmm.fit([1, 3, 2, 8, 11, 9, 2], prior=prior, method=cr.EM(max_iterations=5)).model
+        >>> bool((sticky.transition.diagonal() > 0.95).all())
+        True
     """
 
     initial: Any = 1.0
@@ -157,6 +165,12 @@ class HMM(eqx.Module):
 
         Differentiable by the parameters (and the data, where the emission is); the gradient costs one
         forward–backward pass. With `known`, log p(x, known states).
+
+        Example:
+            >>> import chainrule as cr
+            >>> hmm = cr.HMM([.5, .5], [[.9, .1], [.1, .9]], cr.emissions.Poisson([2., 9.]), states=("calm", "busy"))
+            >>> print(hmm.log_prob([[1, 3, 8], [2]]).round(2))
+            [-8.01 -1.98]
         """
         batch, fixed = _prepared(self, data, known)
         return batch.per_sequence(engine.log_prob(self, batch.sequences, fixed))
@@ -169,6 +183,15 @@ class HMM(eqx.Module):
             data: one or several sequences.
             known: states that are known at some steps, in the same form as `data`: names or indices of states, with
                 None or −1 where nothing is known. A name that is itself a number is taken for the name.
+
+        Example:
+            >>> import chainrule as cr
+            >>> hmm = cr.HMM([.5, .5], [[.9, .1], [.1, .9]], cr.emissions.Poisson([2., 9.]), states=("calm", "busy"))
+            >>> posterior = hmm.posterior([1, 3, 8])
+            >>> print(posterior["busy"].round(2))
+            [0.   0.08 0.95]
+            >>> print(hmm.posterior([1, 3, 8], known=[None, "busy", None])["busy"].round(2))
+            [0.04 1.   1.  ]
         """
         batch, fixed = _prepared(self, data, known)
         log_prob, marginals, transitions = engine.posterior(self, batch.sequences, fixed)
@@ -182,7 +205,15 @@ class HMM(eqx.Module):
 
     @query
     def filter(self, data, *, known=None) -> Filtered:
-        """p(z_t | x_0 … x_t), the one-step predictions, and the forecast for the step after the last."""
+        """p(z_t | x_0 … x_t), the one-step predictions, and the forecast for the step after the last.
+
+        Example:
+            >>> import chainrule as cr
+            >>> hmm = cr.HMM([.5, .5], [[.9, .1], [.1, .9]], cr.emissions.Poisson([2., 9.]), states=("calm", "busy"))
+            >>> found = hmm.filter([1, 3, 8])
+            >>> print(found.predicted.round(2)[0], found.forecast.round(2))
+            [0.5 0.5] [0.14 0.86]
+        """
         batch, fixed = _prepared(self, data, known)
         log_prob, filtered, predicted, constants, forecast = engine.filtered(self, batch.sequences, fixed)
         per_step = batch.per_step
@@ -197,7 +228,14 @@ class HMM(eqx.Module):
 
     @query
     def viterbi(self, data, *, known=None) -> Path:
-        """The most probable path, argmax_z p(z, x) (Viterbi 1967); `log_prob` is its log p(z, x)."""
+        """The most probable path, argmax_z p(z, x) (Viterbi 1967); `log_prob` is its log p(z, x).
+
+        Example:
+            >>> import chainrule as cr
+            >>> hmm = cr.HMM([.5, .5], [[.9, .1], [.1, .9]], cr.emissions.Poisson([2., 9.]), states=("calm", "busy"))
+            >>> hmm.viterbi([1, 3, 8]).labels.tolist()
+            ['calm', 'calm', 'busy']
+        """
         batch, fixed = _prepared(self, data, known)
         states, log_prob = engine.viterbi(self, batch.sequences, fixed)
         return Path(batch.per_step(states), batch.per_sequence(log_prob), self.states)
@@ -212,7 +250,7 @@ class HMM(eqx.Module):
             >>> import chainrule as cr
             >>> hmm = cr.HMM([.5, .5], [[.9, .1], [.1, .9]], cr.emissions.Poisson([2., 9.]), states=("calm", "busy"))
             >>> hmm.k_best([1, 3, 8], 2).labels.tolist()
-            [['calm', 'calm', 'busy'], ['busy', 'busy', 'busy']]
+            [['calm', 'calm', 'busy'], ['calm', 'busy', 'busy']]
         """
         k = whole(k, "k", why="ask for at least one path")
         batch, fixed = _prepared(self, data, known)
@@ -220,7 +258,15 @@ class HMM(eqx.Module):
         return Path(batch.per_path(states), batch.per_sequence(log_prob), self.states)
 
     def sample(self, key: Key[Array, ""], length: int, num_samples: int | None = None):
-        """Draw states and observations: (states (T,), x (T, *event)), with a leading axis if `num_samples` is given."""
+        """Draw states and observations: (states (T,), x (T, *event)), with a leading axis if `num_samples` is given.
+
+        Example:
+            >>> import jax, chainrule as cr
+            >>> hmm = cr.HMM([.5, .5], [[.9, .1], [.1, .9]], cr.emissions.Poisson([2., 9.]))
+            >>> states, x = hmm.sample(jax.random.key(0), 10, num_samples=3)
+            >>> states.shape, x.shape
+            ((3, 10), (3, 10))
+        """
         parameters(self.emission)
         length = whole(length, "length", why="a sequence has at least one step")
         count = 1 if num_samples is None else whole(num_samples, "num_samples", why="ask for at least one")
@@ -233,6 +279,12 @@ class HMM(eqx.Module):
 
         Several sequences give a list, or for equal lengths (S, num_samples, T). `log_prob` is log p(x), the same for all
         draws. An impossible sequence has states −1.
+
+        Example:
+            >>> import jax, chainrule as cr
+            >>> hmm = cr.HMM([.5, .5], [[.9, .1], [.1, .9]], cr.emissions.Poisson([2., 9.]))
+            >>> hmm.sample_posterior(jax.random.key(0), [1, 3, 8], 5).states.shape
+            (5, 3)
         """
         num_samples = whole(num_samples, "num_samples", why="ask for at least one")
         batch, fixed = _prepared(self, data, known)

@@ -118,14 +118,21 @@ class MarkovChain(eqx.Module):
         Example:
             >>> import chainrule as cr
             >>> weather = cr.MarkovChain([.5, .5], [[.8, .2], [.4, .6]], states=("sun", "rain"))
-            >>> weather.log_prob([["sun", "sun"], ["rain"]]).round(4).tolist()
-            [-0.9163, -0.6931]
+            >>> print(weather.log_prob([["sun", "sun"], ["rain"]]).round(4))
+            [-0.9163 -0.6931]
         """
         batch = prepare(self._indices(data), 0)
         return batch.per_sequence(_log_prob(self, batch.sequences))
 
     def sample(self, key: Key[Array, ""], length: int, num_samples: int | None = None) -> Int[Array, "*sample time"]:
-        """Draw state indices, shape (length,), or (num_samples, length)."""
+        """Draw state indices, shape (length,), or (num_samples, length).
+
+        Example:
+            >>> import jax, chainrule as cr
+            >>> weather = cr.MarkovChain([1., 0.], [[0., 1.], [1., 0.]], states=("sun", "rain"))
+            >>> weather.labels(weather.sample(jax.random.key(0), 3)).tolist()
+            ['sun', 'rain', 'sun']
+        """
         length = whole(length, "length", why="a sequence has at least one step")
         count = 1 if num_samples is None else whole(num_samples, "num_samples", why="ask for at least one")
         uniform = jax.random.uniform(key, (length, count), self.initial.dtype)
@@ -146,6 +153,11 @@ class MarkovChain(eqx.Module):
 
         Raises:
             ValueError: the chain has several closed classes, and so no unique stationary distribution.
+
+        Example:
+            >>> import chainrule as cr
+            >>> print(cr.MarkovChain([.5, .5], [[.8, .2], [.4, .6]]).stationary().round(3))
+            [0.667 0.333]
         """
         matrix = np.asarray(self.transition, np.float64)
         closed = list(nx.attracting_components(nx.from_numpy_array(matrix > 0, create_using=nx.DiGraph)))
@@ -171,6 +183,13 @@ class MarkovChain(eqx.Module):
         Raises:
             ValueError: a negative smoothing, an unknown state, a step in the data that is forbidden, or (if strict) a
                 state without steps.
+
+        Example:
+            >>> import chainrule as cr
+            >>> start = cr.MarkovChain([.5, .5], [[.5, .5], [.5, .5]], states=("sun", "rain"))
+            >>> fit = start.fit([["sun", "sun", "rain", "sun"], ["sun", "rain"]])
+            >>> [[round(float(p), 2) for p in row] for row in fit.model.transition]
+            [[0.33, 0.67], [1.0, 0.0]]
         """
         if not smoothing >= 0:
             raise ValueError(f"smoothing is {smoothing}; it must not be negative")

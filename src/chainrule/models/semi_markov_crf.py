@@ -162,7 +162,16 @@ class SemiMarkovCRF(eqx.Module):
         return [tags_of_segments(s) for s in found] if found and isinstance(found[0], list) else tags_of_segments(found)
 
     def viterbi(self, x, *, known=None) -> SegmentPath:
-        """The most probable segmentation; `log_prob` is its log p(s | x), which `known` does not change."""
+        """The most probable segmentation; `log_prob` is its log p(s | x), which `known` does not change.
+
+        Example:
+            >>> import chainrule as cr
+            >>> crf = cr.SemiMarkovCRF(["O", "NAME"], [cr.templates("%x[0,0]")], max_length=2)
+            >>> x, y = [["by", "Ada", "King"], ["Ada", "wrote"]], [["O", "B-NAME", "I-NAME"], ["B-NAME", "O"]]
+            >>> model = crf.fit(x, y, method=cr.LBFGS(l2=0.1)).model
+            >>> model.viterbi(["by", "Ada", "King"]).segments
+            [(0, 1, 'O'), (1, 3, 'NAME')]
+        """
         batch, left, free, scores = self._scores(x, known)
         states, total = engine.viterbi(scores, left, batch.layout)
         check_possible(total)
@@ -173,6 +182,15 @@ class SemiMarkovCRF(eqx.Module):
         """The k most probable segmentations of one sentence, best first, and the log p(s | x) of each, shape (k,).
 
         Where fewer are possible, the rest are empty and have log-probability −inf.
+
+        Example:
+            >>> import chainrule as cr
+            >>> crf = cr.SemiMarkovCRF(["O", "NAME"], [cr.templates("%x[0,0]")], max_length=2)
+            >>> x, y = [["by", "Ada", "King"], ["Ada", "wrote"]], [["O", "B-NAME", "I-NAME"], ["B-NAME", "O"]]
+            >>> model = crf.fit(x, y, method=cr.LBFGS(l2=0.1)).model
+            >>> best, second = model.k_best(["by", "Ada", "King"], 2).segments
+            >>> best
+            [(0, 1, 'O'), (1, 3, 'NAME')]
         """
         k = whole(k, "k", why="ask for at least one segmentation")
         batch, left, free, scores = self._one(x, known, "k_best")
@@ -196,7 +214,19 @@ class SemiMarkovCRF(eqx.Module):
         return batch.prepared.per_sequence(found - everything)
 
     def posterior(self, x, *, known=None) -> SegmentPosterior:
-        """Marginals of tokens and of segments; `log_prob` is that of what is known, zero where that is nothing."""
+        """Marginals of tokens and of segments; `log_prob` is that of what is known, zero where that is nothing.
+
+        Example:
+            >>> import chainrule as cr
+            >>> crf = cr.SemiMarkovCRF(["O", "NAME"], [cr.templates("%x[0,0]")], max_length=2)
+            >>> x, y = [["by", "Ada", "King"], ["Ada", "wrote"]], [["O", "B-NAME", "I-NAME"], ["B-NAME", "O"]]
+            >>> model = crf.fit(x, y, method=cr.LBFGS(l2=0.1)).model
+            >>> posterior = model.posterior(["by", "Ada", "King"])
+            >>> bool(posterior["NAME"][1] > 0.5)
+            True
+            >>> posterior.segments.shape
+            (3, 2, 2)
+        """
         batch, left, free, scores = self._scores(x, known)
         total, marginals, segments, steps = engine.posterior(scores, left, batch.layout)
         check_possible(total)

@@ -29,9 +29,17 @@ def describe(sentence, i):
     return {"word": sentence[i], "first": i == 0}
 
 
-def tagger(key=KEY, dropout=0.0):
+def tagger(key=KEY, dropout=0.0, characters=None):
     embedding = eqx.nn.Embedding(len(WORDS) + 1, 4, key=key)
-    return cr.neural.SequenceTagger(embedding, 3, hidden_size=4, dropout=dropout, key=key)
+    return cr.neural.SequenceTagger(embedding, 3, characters=characters, hidden_size=4, dropout=dropout, key=key)
+
+
+def spelled(sentence):
+    """The words, and their letters from 1 on, padded to the longest word."""
+    letters = np.zeros((len(sentence), max(map(len, sentence))), np.int32)
+    for t, word in enumerate(sentence):
+        letters[t, : len(word)] = [ord(letter) - 96 for letter in word]
+    return ids(sentence), letters
 
 
 class Pairs(eqx.Module):
@@ -73,8 +81,9 @@ def test_potentials_of_steps_from_a_network_without_memory_of_rows():
         assert log_partition == pytest.approx(truth, rel=1e-5, abs=1e-5)
 
 
-def test_a_network_learns_together_with_sparse_weights():
-    features = [cr.neural_feature(tagger(dropout=0.1), ids), cr.attributes(describe)]
+def test_a_network_with_characters_learns_together_with_sparse_weights():
+    spelling = cr.neural.CharacterCNN(27, 3, 4, widths=(2,), key=KEY)
+    features = [cr.neural_feature(tagger(dropout=0.1, characters=spelling), spelled), cr.attributes(describe)]
     crf = cr.LinearChainCRF(LABELS, features)
     method = cr.MiniBatch(epochs=40, batch_size=3, learning_rate=0.03)
     fit = crf.fit(X, Y, method=method, key=KEY)
@@ -82,8 +91,12 @@ def test_a_network_learns_together_with_sparse_weights():
     assert fit.history.shape == (40,)
     assert fit.history[-5:].mean() > fit.history[:5].mean()
     assert fit.log_prob == pytest.approx(fit.model.log_prob(X, Y).sum(), rel=1e-4)
-    before, after = jax.tree.leaves(eqx.filter((crf, fit.model), eqx.is_inexact_array))[:1], fit.model.features[0]
-    assert not np.allclose(before[0], after.module.embedding.weight)
+    before, after = (model.features[0].module for model in (crf, fit.model))
+    parts = [(module.embedding, module.characters, module.recurrent, module.output) for module in (before, after)]
+    for old, new in zip(*parts, strict=True):  # each part of the network has learnt
+        leaves = [jax.tree.leaves(eqx.filter(part, eqx.is_inexact_array)) for part in (old, new)]
+        assert any(not np.allclose(a, b) for a, b in zip(*leaves, strict=True))
+    assert len(fit.model.predict(["the", "zebra", "barks"])) == 3  # a word and letters that training has not seen
 
 
 def test_what_a_network_returns_must_fit():
@@ -202,10 +215,11 @@ def test_margins_are_what_enumeration_says(soft):
     assert fit.log_prob == pytest.approx(fit.model.log_prob(X, Y).sum(), rel=1e-4, abs=1e-5)
 
 
-def test_a_perceptron_by_hand():
+def test_a_perceptron_by_hand(capsys):
     """One sentence, one attribute: the first step is from a tie, and the mean of one step is that step."""
     crf = cr.LinearChainCRF(["a", "b"], [cr.attributes()], boundaries=False, all_pairs=True)
-    fit = crf.fit([["u", "v"]], [["b", "a"]], method=cr.AveragedPerceptron(1), key=KEY)
+    fit = crf.fit([["u", "v"]], [["b", "a"]], method=cr.AveragedPerceptron(1), key=KEY, progress=True)
+    assert "1/1" in capsys.readouterr().err
     # at zero weights Viterbi takes "a" twice: f(x, y) − f(x, ŷ) moves u from a to b, and the step a → a to b → a
     weights = {(row["feature"], row["label"]): row["weight"] for row in fit.model.strongest(10)}
     assert weights == {("u", "b"): 1.0, ("u", "a"): -1.0}
@@ -262,13 +276,16 @@ def test_local_steps_respect_structure_and_sum_out_unknown_labels():
     assert everything.log_partition == pytest.approx(0, abs=1e-5)
 
 
-def test_local_steps_that_come_to_a_dead_end():
+def test_local_steps_that_come_to_a_dead_end(capsys):
     graph = nx.DiGraph([("D", "N"), ("N", "V"), ("V", "V"), ("V", "D"), ("D", "D")])
     graph.add_node("D", final=False)
     graph.add_node("N", final=False)
     crf = cr.LinearChainCRF(LABELS, [cr.attributes()], transitions=graph, local=True)
     x, y = [["a", "b", "c", "d"], ["c", "a", "b", "c"]], [["D", "D", "N", "V"], ["V", "D", "N", "V"]]
-    fit = crf.fit(x, y, method=cr.LBFGS(l2=0.1))
+    fit = crf.fit(x, y, method=cr.LBFGS(l2=0.1), progress=True)
+    shown = capsys.readouterr().err
+    assert "L-BFGS" in shown
+    assert f" {fit.iterations}/200 " in shown
     assert (fit.model.log_partition(x) < -1e-3).all()  # some mass is lost
     assert fit.log_prob == pytest.approx(fit.model.log_prob(x, y).sum(), rel=1e-4)
     chain = fit.model.chain(x[0])

@@ -243,11 +243,12 @@ def test_questions_about_one_sentence(name, known):
 def test_draws_come_as_often_as_they_should():
     model, count = case("everything, structure"), 2000
     found = model.sample(jax.random.key(1), NEW, count)
+    segments = found.segments
     for n, x in enumerate(NEW):
         truth = Truth(model, x)
         close(found.log_prob[n], truth.log_partition)
         for p, (_, s) in zip(truth.probs, truth.paths, strict=True):
-            assert abs(found.segments[n].count(s) / count - p) <= 5 * np.sqrt(p * (1 - p) / count) + 1e-6
+            assert abs(segments[n].count(s) / count - p) <= 5 * np.sqrt(p * (1 - p) / count) + 1e-6
     assert len(model.sample(jax.random.key(1), NEW[1], 3).segments) == 3
 
 

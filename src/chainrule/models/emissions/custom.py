@@ -23,6 +23,12 @@ class Score(AbstractEmission):
         function: takes one observation, returns (K,) scores.
         num_states: K.
         event_shape: shape of one observation.
+
+    Example:
+        >>> import jax.numpy as jnp, chainrule as cr
+        >>> emission = cr.emissions.Score(lambda x: jnp.stack([-x, x]), 2)
+        >>> cr.HMM([.5, .5], [[.9, .1], [.1, .9]], emission).viterbi([-2.0, -1.0, 3.0]).states.tolist()
+        [0, 0, 1]
     """
 
     arrays: Any

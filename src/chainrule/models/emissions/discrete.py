@@ -16,7 +16,15 @@ from .base import AbstractEmission, AbstractFamily, Parameter
 
 
 class Dirichlet(NamedTuple):
-    """Prior of a categorical's probabilities: pseudo-counts `concentration` ≥ 1, a number or an array (symbol)."""
+    """Prior of a categorical's probabilities: pseudo-counts `concentration` ≥ 1, a number or an array (symbol).
+
+    Example:
+        >>> import chainrule as cr
+        >>> hmm = cr.HMM([1.], [[1.]], cr.emissions.Categorical([[.5, .5]]))
+        >>> prior = cr.HMMPrior(emission=cr.emissions.Dirichlet(2.0))
+        >>> hmm.fit([0, 0], prior=prior).model.emission.probs.tolist()  # one more of each
+        [[0.75, 0.25]]
+    """
 
     concentration: float | Float[Array, " symbol"]
 
@@ -26,7 +34,15 @@ class Dirichlet(NamedTuple):
 
 
 class Beta(NamedTuple):
-    """Prior of a Bernoulli's probability, `yes` and `no` ≥ 1."""
+    """Prior of a Bernoulli's probability, `yes` and `no` ≥ 1.
+
+    Example:
+        >>> import chainrule as cr
+        >>> hmm = cr.HMM([1.], [[1.]], cr.emissions.Bernoulli([.5]))
+        >>> prior = cr.HMMPrior(emission=cr.emissions.Beta(2.0, 2.0))
+        >>> hmm.fit([1, 1], prior=prior).model.emission.probs.tolist()  # one more of each
+        [0.75]
+    """
 
     yes: float
     no: float
@@ -37,7 +53,15 @@ class Beta(NamedTuple):
 
 
 class Gamma(NamedTuple):
-    """Prior of a Poisson's rate, with density ∝ rate^(shape−1) exp(−rate·inverse_scale), shape ≥ 1."""
+    """Prior of a Poisson's rate, with density ∝ rate^(shape−1) exp(−rate·inverse_scale), shape ≥ 1.
+
+    Example:
+        >>> import chainrule as cr
+        >>> hmm = cr.HMM([1.], [[1.]], cr.emissions.Poisson([1.]))
+        >>> prior = cr.HMMPrior(emission=cr.emissions.Gamma(2.0, 1.0))
+        >>> hmm.fit([3, 5, 3], prior=prior).model.emission.rate.tolist()  # (3 + 5 + 3 + 2 − 1) / (3 + 1)
+        [3.0]
+    """
 
     shape: float
     inverse_scale: float
@@ -196,6 +220,12 @@ class Bernoulli(AbstractFamily):
 
     Raises:
         ValueError: an entry outside [0, 1] or a wrong shape.
+
+    Example:
+        >>> import chainrule as cr
+        >>> print(cr.emissions.Bernoulli([0.2, 0.9]).log_prob([1, 0]).round(2))
+        [[-1.61 -0.11]
+         [-0.22 -2.3 ]]
     """
 
     probs: Parameter = eqx.field(default=None, converter=base.as_parameter)
@@ -281,6 +311,12 @@ class Poisson(AbstractFamily):
 
     Raises:
         ValueError: a rate that is not positive and finite, or a wrong shape.
+
+    Example:
+        >>> import chainrule as cr
+        >>> hmm = cr.HMM([.5, .5], [[.9, .1], [.1, .9]], cr.emissions.Poisson([2., 9.]))
+        >>> hmm.viterbi([1, 3, 8, 11]).states.tolist()
+        [0, 0, 1, 1]
     """
 
     rate: Parameter = eqx.field(default=None, converter=base.as_parameter)

@@ -278,6 +278,13 @@ class MultivariateNormal(AbstractFamily):
 
     Raises:
         ValueError: a covariance that is not symmetric positive definite (with its state), or shapes that do not fit.
+
+    Example:
+        >>> import numpy as np, chainrule as cr
+        >>> clouds = cr.emissions.MultivariateNormal([[0., 0.], [3., 3.]], [[1., .5], [.5, 1.]])
+        >>> hmm = cr.HMM([.5, .5], [[.9, .1], [.1, .9]], clouds)
+        >>> hmm.viterbi(np.array([[0.1, -0.3], [3.2, np.nan], [2.5, 3.1]])).states.tolist()
+        [0, 1, 1]
     """
 
     loc: Parameter = eqx.field(converter=base.as_parameter)

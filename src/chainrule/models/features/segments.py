@@ -30,12 +30,32 @@ from .sparse import SparseFeature, as_feature
 
 
 def begins(feature) -> "Placed":
-    """A feature of tokens that speaks of the first token of a segment only."""
+    """A feature of tokens that speaks of the first token of a segment only.
+
+    Example:
+        >>> import chainrule as cr
+        >>> word = cr.templates("%x[0,0]")
+        >>> features = [cr.features.begins(word), cr.features.ends(word)]
+        >>> crf = cr.SemiMarkovCRF(["O", "NAME"], features, max_length=2)
+        >>> x, y = [["by", "Ada", "King"], ["Ada", "wrote"]], [["O", "B-NAME", "I-NAME"], ["B-NAME", "O"]]
+        >>> crf.fit(x, y, method=cr.LBFGS(l2=0.01)).model.predict(x[0])
+        [(0, 1, 'O'), (1, 3, 'NAME')]
+    """
     return Placed(as_feature(feature), "begin")
 
 
 def ends(feature) -> "Placed":
-    """A feature of tokens that speaks of the last token of a segment only."""
+    """A feature of tokens that speaks of the last token of a segment only.
+
+    Example:
+        >>> import chainrule as cr
+        >>> word = cr.templates("%x[0,0]")
+        >>> features = [cr.features.begins(word), cr.features.ends(word)]
+        >>> crf = cr.SemiMarkovCRF(["O", "NAME"], features, max_length=2)
+        >>> x, y = [["by", "Ada", "King"], ["Ada", "wrote"]], [["O", "B-NAME", "I-NAME"], ["B-NAME", "O"]]
+        >>> crf.fit(x, y, method=cr.LBFGS(l2=0.01)).model.predict(x[0])
+        [(0, 1, 'O'), (1, 3, 'NAME')]
+    """
     return Placed(as_feature(feature), "end")
 
 
@@ -67,6 +87,12 @@ def segment_dense(extract: Callable[[Any, int, int], Any]) -> "Placed":
     Args:
         extract: `extract(x, start, stop)` gives an array (D,) or a number. It is called once for each possible segment;
             differences of prefix sums make sums over segments cheap.
+
+    Example:
+        >>> import numpy as np, chainrule as cr
+        >>> spread = cr.features.segment_dense(lambda x, start, stop: np.ptp(x[start:stop]))
+        >>> cr.SemiMarkovCRF(["low", "high"], [cr.dense(), spread], max_length=3)
+        SemiMarkovCRF(2 labels, [dense(), segments(dense())], segments up to 3)
     """
     return Placed(SegmentFeature(_callable(extract), DenseFeature(None), empty=False), "segment")
 
@@ -79,6 +105,13 @@ def segment_function(function: Callable[..., Any]) -> "Placed":
 
     Raises:
         ValueError: a function with other arguments, or that returns NaN, infinity or something other than numbers.
+
+    Example:
+        >>> import chainrule as cr
+        >>> def two_capitals(x, start, stop, y):
+        ...     return y == "NAME" and stop - start == 2 and all(word[0].isupper() for word in x[start:stop])
+        >>> cr.segment_function(two_capitals)
+        segment_function(two_capitals)
     """
     return Placed(SegmentFunction(_callable(function)), "segment")
 
