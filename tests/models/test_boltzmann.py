@@ -270,7 +270,7 @@ def test_log_z_of_tori_in_every_layout(layout):
     for n, beta in ((4, 0.2), (8, 0.44)):
         model = cases.torus(n, layout)
         scaled = cr.Pairwise(model.bias, model.coupling.scaled(beta), spins=True)
-        found = learning.sandwich(KEY, scaled, 200, jnp.linspace(0, 1, 301, dtype=jnp.float32), 300)
+        found = learning.sandwich(KEY, scaled, 80, jnp.linspace(0, 1, 301, dtype=jnp.float32), 300)
         wanted = cases.TORUS[n, beta][0]
         assert abs(found.lower - wanted) < 4 * found.lower_error
         assert abs(found.upper - wanted) < 4 * found.upper_error
