@@ -169,7 +169,7 @@ heading("A sandwich")
 small = cr.RBM.random(key, 784, 12, data=learned)
 small = small.fit(learned, method=cr.PCD(epochs=epochs, batch_size=50, learning_rate=rate), key=key).model
 exact = float(small.log_partition())
-stops, walks = ((150,), 50) if args.quick else ((10, 30, 100, 300, 1000, 3000), 100)
+stops, walks = ((10, 150), 50) if args.quick else ((10, 30, 100, 300, 1000, 3000), 100)
 ends = {}
 for name, machine in (("12 hidden units", small), (f"{num_hidden} hidden units", rbm)):
     ends[name] = [
@@ -290,8 +290,9 @@ print(f"for user 0: items {recommender.recommend(known, 3)[0]}")
 
 figure, axes = plt.subplots(1, 2, figsize=(7.2, 3.4), layout="constrained", sharey=True)
 order = np.argsort(-predicted[:40].mean(1))
+grades = plt.get_cmap("RdBu_r").with_extremes(bad="#c8c8c8")  # grey is not rated
 for ax, table, title in zip(axes, (known.table, predicted), ("what is known", "what is predicted"), strict=True):
-    drawn = ax.imshow(table[:40][order, :40], cmap="RdBu_r", vmin=1, vmax=5, interpolation="nearest")
+    drawn = ax.imshow(table[:40][order, :40], cmap=grades, vmin=1, vmax=5, interpolation="nearest")
     ax.set_title(title, fontsize=10, color=INK)
     ax.set_xlabel("film")
 axes[0].set_ylabel("user")
