@@ -26,11 +26,11 @@ from ..learning.minibatch import AveragedPerceptron, MiniBatch
 from ..learning.validation import Validation
 from . import crf_engine as engine
 from . import crf_inspection, crf_learning, crf_second_order
-from .crf_data import IndexedSentences, Taggings, gold_of, read_sentences, structure_of
+from .crf_data import IndexedSentences, gold_of, read_sentences, structure_of
 from .crf_objectives import Likelihood, MaxMargin, SoftmaxMargin
 from .crf_scores import best_labels, check_possible, indexed, scores_of, scores_of_one, weights_of
 from .data import host
-from .features.base import AbstractFeature, Batch, Gold, Options
+from .features.base import AbstractFeature, Batch, Options
 from .features.sparse import as_feature
 from .results import Path, Posterior, Table
 
@@ -445,7 +445,7 @@ class LinearChainCRF(eqx.Module):
             raise ValueError(
                 f"validation looks on after each epoch, and {type(method).__name__} has none; use MiniBatch"
             )
-        learned, problem = self._problem(batch, gold, sample_weight, by_rows, objective)
+        learned, problem = crf_learning.problem_of(self, batch, gold, sample_weight, by_rows, objective)
 
         def model_of(parameters):
             own, weights = parameters
@@ -462,46 +462,6 @@ class LinearChainCRF(eqx.Module):
         """
         own = sum(int(np.count_nonzero(w)) for w in weights_of(self))
         return own + sum(feature.num_parameters() for feature in self.features)
-
-    def _problem(self, batch: Batch, gold: Gold, sample_weight, by_rows: bool, objective):
-        size = self.num_labels
-        tagged = Taggings.of(batch, gold, self.structure, self.labels, sample_weight)
-        free_steps = self.structure.pair & (tagged.seen if self.seen_steps else True)
-        dtype = jnp.zeros(0).dtype
-        learned, parts = [], []
-        for feature in self.features:
-            known, part = feature.learn(batch, gold, dataclasses.replace(self.options, by_rows=by_rows))
-            learned.append(known)
-            parts.append(part)
-        # a step that these data do not show has weight zero, whatever earlier data said of it
-        transition = np.where(free_steps, self.transition, 0)
-        weights = tuple(np.asarray(w, dtype) for w in (transition, self.first, self.last))
-        ends = np.full(size, self.boundaries)
-        free = (free_steps, ends & self.structure.initial, ends & self.structure.final)
-        counts = tagged.counts.astype(dtype)
-        if self.second is not None:
-            if tagged.labels is not None:
-                counts = crf_second_order.gold_counts(tagged.labels, batch.layout.start, tagged.weight, counts)
-            third = crf_second_order.free(self.structure, self.boundaries)
-            if self.seen_steps and tagged.labels is not None:
-                third = third & np.moveaxis(counts["triple"] > 0, 2, 0)
-            weights, free = (*weights, np.where(third, self.second, 0).astype(dtype)), (*free, third)
-        problem = engine.Problem(
-            tuple(parts),
-            weights,
-            free,
-            self.structure,
-            batch.layout.start,
-            tagged.last,
-            tagged.weight.astype(dtype),
-            tagged.labels,
-            counts,
-            tagged.allowed,
-            objective,
-            self.local,
-            self.structure.dead_ends,
-        )
-        return learned, problem
 
     def _with(self, features, weights, token) -> "LinearChainCRF":
         fields = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}

@@ -3,10 +3,12 @@
 A problem is a module with `parameters`, `scores`, `slopes` and `loss`, such as `crf_engine.Problem`.
 """
 
+import dataclasses
 from collections.abc import Hashable
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from ..forms.checks import check_key
@@ -19,8 +21,10 @@ from ..learning.quasi_newton import Ending, Limits
 from ..learning.validation import Validation
 from . import crf_descent as descent
 from . import crf_engine as engine
+from . import crf_second_order
+from .crf_data import Taggings
 from .crf_objectives import Likelihood, MaxMargin, SoftmaxMargin
-from .features.base import Batch
+from .features.base import Batch, Gold
 from .memory import give_back
 
 
@@ -122,3 +126,45 @@ def _status(ending: int) -> Status:
         Ending.MAX_ITERATIONS: Status.MAX_ITERATIONS,
         Ending.NOT_FINITE: Status.DIVERGED,
     }.get(Ending(ending), Status.STALLED)
+
+
+def problem_of(crf, batch: Batch, gold: Gold, sample_weight, by_rows: bool, objective):
+    """The features as they know these data, and what a method has to solve."""
+    size = crf.num_labels
+    tagged = Taggings.of(batch, gold, crf.structure, crf.labels, sample_weight)
+    free_steps = crf.structure.pair & (tagged.seen if crf.seen_steps else True)
+    dtype = jnp.zeros(0).dtype
+    learned, parts = [], []
+    for feature in crf.features:
+        known, part = feature.learn(batch, gold, dataclasses.replace(crf.options, by_rows=by_rows))
+        learned.append(known)
+        parts.append(part)
+    # a step that these data do not show has weight zero, whatever earlier data said of it
+    transition = np.where(free_steps, crf.transition, 0)
+    weights = tuple(np.asarray(w, dtype) for w in (transition, crf.first, crf.last))
+    ends = np.full(size, crf.boundaries)
+    free = (free_steps, ends & crf.structure.initial, ends & crf.structure.final)
+    counts = tagged.counts.astype(dtype)
+    if crf.second is not None:
+        if tagged.labels is not None:
+            counts = crf_second_order.gold_counts(tagged.labels, batch.layout.start, tagged.weight, counts)
+        third = crf_second_order.free(crf.structure, crf.boundaries)
+        if crf.seen_steps and tagged.labels is not None:
+            third = third & np.moveaxis(counts["triple"] > 0, 2, 0)
+        weights, free = (*weights, np.where(third, crf.second, 0).astype(dtype)), (*free, third)
+    problem = engine.Problem(
+        tuple(parts),
+        weights,
+        free,
+        crf.structure,
+        batch.layout.start,
+        tagged.last,
+        tagged.weight.astype(dtype),
+        tagged.labels,
+        counts,
+        tagged.allowed,
+        objective,
+        crf.local,
+        crf.structure.dead_ends,
+    )
+    return learned, problem

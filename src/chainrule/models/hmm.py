@@ -17,7 +17,7 @@ import networkx as nx
 import numpy as np
 from jaxtyping import Array, Float, Key
 
-from ..forms.chain import Chain, assemble, is_concrete
+from ..forms.chain import Chain, assemble
 from ..forms.checks import check_key, whole
 from ..forms.sequences import Sequences
 from ..graphs.factor_graph import FactorGraph
@@ -26,11 +26,12 @@ from ..inference.rows import Either
 from ..learning.em import EM
 from ..learning.fit import Fit
 from . import hmm_engine as engine
-from .data import Prepared, host, prepare, query
+from .data import host, prepare, query
 from .emissions import AbstractEmission, Custom
 from .emissions.base import as_parameter, generator, parameters
+from .hmm_data import prepared, prepared_one
 from .markov_chain import as_probabilities, chain_from_graph, chain_graph, check_chain
-from .results import Filtered, Path, Posterior, find
+from .results import Filtered, Path, Posterior
 
 
 class HMMPrior(NamedTuple):
@@ -172,7 +173,7 @@ class HMM(eqx.Module):
             >>> print(hmm.log_prob([[1, 3, 8], [2]]).round(2))
             [-8.01 -1.98]
         """
-        batch, fixed = _prepared(self, data, known)
+        batch, fixed = prepared(self, data, known)
         return batch.per_sequence(engine.log_prob(self, batch.sequences, fixed))
 
     @query
@@ -193,7 +194,7 @@ class HMM(eqx.Module):
             >>> print(hmm.posterior([1, 3, 8], known=[None, "busy", None])["busy"].round(2))
             [0.04 1.   1.  ]
         """
-        batch, fixed = _prepared(self, data, known)
+        batch, fixed = prepared(self, data, known)
         log_prob, marginals, transitions = engine.posterior(self, batch.sequences, fixed)
         return assemble(
             Posterior,
@@ -214,7 +215,7 @@ class HMM(eqx.Module):
             >>> print(found.predicted.round(2)[0], found.forecast.round(2))
             [0.5 0.5] [0.14 0.86]
         """
-        batch, fixed = _prepared(self, data, known)
+        batch, fixed = prepared(self, data, known)
         log_prob, filtered, predicted, constants, forecast = engine.filtered(self, batch.sequences, fixed)
         per_step = batch.per_step
         return Filtered(
@@ -236,7 +237,7 @@ class HMM(eqx.Module):
             >>> hmm.viterbi([1, 3, 8]).labels.tolist()
             ['calm', 'calm', 'busy']
         """
-        batch, fixed = _prepared(self, data, known)
+        batch, fixed = prepared(self, data, known)
         states, log_prob = engine.viterbi(self, batch.sequences, fixed)
         return Path(batch.per_step(states), batch.per_sequence(log_prob), self.states)
 
@@ -253,7 +254,7 @@ class HMM(eqx.Module):
             [['calm', 'calm', 'busy'], ['calm', 'busy', 'busy']]
         """
         k = whole(k, "k", why="ask for at least one path")
-        batch, fixed = _prepared(self, data, known)
+        batch, fixed = prepared(self, data, known)
         states, log_prob = engine.k_best(self, batch.sequences, fixed, k)
         return Path(batch.per_path(states), batch.per_sequence(log_prob), self.states)
 
@@ -287,7 +288,7 @@ class HMM(eqx.Module):
             (5, 3)
         """
         num_samples = whole(num_samples, "num_samples", why="ask for at least one")
-        batch, fixed = _prepared(self, data, known)
+        batch, fixed = prepared(self, data, known)
         paths, log_prob = engine.sample_posterior(self, key, batch.sequences, fixed, num_samples=num_samples)
         states = batch.per_step(paths)
         states = [s.T for s in states] if isinstance(states, list) else states.swapaxes(-1, -2)
@@ -305,12 +306,12 @@ class HMM(eqx.Module):
             >>> bool(sure < unsure)
             True
         """
-        batch, fixed = _prepared(self, data, known)
+        batch, fixed = prepared(self, data, known)
         return batch.per_sequence(engine.entropy(self, batch.sequences, fixed))
 
     def chain(self, x) -> Chain:
         """The chain form of p(z, x) for one sequence, to be handed to any engine."""
-        batch, _ = _prepared_one(self, x, None, "chain")
+        batch, _ = prepared_one(self, x, None, "chain")
         return engine.chain(self, batch.sequences)
 
     def factor_graph(self, x=None, *, length: int | None = None) -> FactorGraph:
@@ -467,53 +468,6 @@ class HMM(eqx.Module):
         if self.initial.ndim > 1:
             return f"HMM({self.num_states} states, {name}, batch of {self.initial.shape[:-1]})"
         return f"HMM({self.num_states} states, {name})"
-
-
-# Plain functions, because looking a method up on a module costs as much as a short query.
-
-
-def _prepared(model: HMM, data, known) -> tuple[Prepared, Any]:
-    """The data packed and checked, and the known states in their layout."""
-    emission = model.emission
-    parameters(emission)
-    event_shape = emission.event_shape
-    batch = prepare(data, None if event_shape is None else len(event_shape))
-    if is_concrete(batch.sequences.values):
-        type(emission).check(emission, batch.sequences)
-    return batch, None if known is None else _known(model, known, batch)
-
-
-def _prepared_one(model: HMM, data, known, query: str) -> tuple[Prepared, Any]:
-    batch, fixed = _prepared(model, data, known)
-    if batch.form != "one":
-        raise ValueError(f"{query} takes one sequence; call it for each")
-    return batch, fixed
-
-
-def _known(model: HMM, known, batch: Prepared):
-    """Known states as indices in the layout of the data, −1 where unknown."""
-    names = {name: index for index, name in enumerate(model.states)}
-
-    def index(entry):
-        if entry is None or (isinstance(entry, int | np.integer) and entry == -1 and -1 not in names):
-            return -1
-        if entry not in names and isinstance(entry, int | np.integer) and 0 <= entry < len(names):
-            return int(entry)  # an index, as `sample` gives them
-        return names[entry] if entry in names else find(entry, model.states)
-
-    rows = [known] if batch.form == "one" else list(known)
-    if any(isinstance(row, str) or np.ndim(row) == 0 for row in rows if row is not None):
-        raise ValueError("known: the data are several sequences, so give one list of states per sequence")
-    lengths = [int(n) for n in batch.sequences.lengths if n]
-    found = [np.array([index(e) for e in row], np.int32) for row in rows]
-    if [len(f) for f in found] != lengths:
-        raise ValueError(f"known has lengths {[len(f) for f in found]}, the data {lengths}")
-    layout = batch.sequences
-    fixed = np.full(layout.mask.shape, -1, np.int32)
-    places = zip(found, layout.row.tolist(), layout.offset.tolist(), strict=False)
-    for indices, row, offset in places:
-        fixed[offset : offset + len(indices), row] = indices
-    return fixed
 
 
 def _checked_prior(prior: HMMPrior, size: int) -> HMMPrior:

@@ -45,17 +45,7 @@ def begins(feature) -> "Placed":
 
 
 def ends(feature) -> "Placed":
-    """A feature of tokens that speaks of the last token of a segment only.
-
-    Example:
-        >>> import chainrule as cr
-        >>> word = cr.templates("%x[0,0]")
-        >>> features = [cr.features.begins(word), cr.features.ends(word)]
-        >>> crf = cr.SemiMarkovCRF(["O", "NAME"], features, max_length=2)
-        >>> x, y = [["by", "Ada", "King"], ["Ada", "wrote"]], [["O", "B-NAME", "I-NAME"], ["B-NAME", "O"]]
-        >>> crf.fit(x, y, method=cr.LBFGS(l2=0.01)).model.predict(x[0])
-        [(0, 1, 'O'), (1, 3, 'NAME')]
-    """
+    """A feature of tokens that speaks of the last token of a segment only. See `begins`."""
     return Placed(as_feature(feature), "end")
 
 
