@@ -12,7 +12,7 @@ from scipy.optimize import minimize
 from scipy.special import logsumexp
 
 import chainrule as cr
-from chainrule.models import crf_engine
+from chainrule.models import crf_engine, crf_learning
 from chainrule.models.crf_data import gold_of
 from chainrule.models.features.base import Batch
 
@@ -327,7 +327,7 @@ def gradient_problem(y):
     ]
     model = cr.LinearChainCRF(["A", "B"], functions, transitions=graph)
     batch = Batch.of(X)
-    return model._problem(batch, gold_of(y, batch, model.labels), WEIGHTS, False, cr.Likelihood())[1]
+    return crf_learning.problem_of(model, batch, gold_of(y, batch, model.labels), WEIGHTS, False, cr.Likelihood())[1]
 
 
 FULL = [["B", "B", "A"], ["B", "A"], ["B"], ["B", "A", "A"], ["B", "B", "A"]]

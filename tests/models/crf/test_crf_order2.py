@@ -12,6 +12,7 @@ from crf_cases import KINDS, LABELS, NEW, SOME, TAGS, WORDS, close, learned, str
 from jax.flatten_util import ravel_pytree
 
 import chainrule as cr
+from chainrule.models import crf_learning
 from chainrule.models.crf_data import gold_of
 from chainrule.models.features.base import Batch
 
@@ -201,7 +202,7 @@ def problem(y, objective):
     model = cr.LinearChainCRF(LABELS, features, transitions=structure(), order=2)
     batch = Batch.of(WORDS)
     weight = np.array([1.0, 2.0, 0.5, 1.0])
-    return model._problem(batch, gold_of(y, batch, LABELS), weight, False, objective)[1]
+    return crf_learning.problem_of(model, batch, gold_of(y, batch, LABELS), weight, False, objective)[1]
 
 
 PARTIAL = [["D", None, {"N", "V"}, "N"], ["N", "V", None], [None], ["D", "N"]]
