@@ -9,7 +9,7 @@ import pytest
 
 import chainrule as cr
 from chainrule.inference import chain as sequential
-from chainrule.inference import parallel
+from chainrule.inference import chunks, parallel, rows
 
 COMPILED = {name: jax.jit(engine.marginals) for name, engine in {"one": sequential, "many": parallel}.items()}
 
@@ -56,3 +56,42 @@ def test_chunks_that_lose_the_row_that_counts_are_noticed():
         one, many = COMPILED["one"](chain), COMPILED["many"](chain)
         assert float(many.log_partition) == pytest.approx(float(one.log_partition), rel=1e-4, abs=1e-3)
         np.testing.assert_allclose(many.unary, one.unary, atol=1e-3)
+
+
+def test_models_take_these_sweeps_where_they_suit(monkeypatch):
+    """On an accelerator: one sequence, several of different lengths, and what is asked inside of somebody's program."""
+    rng = np.random.default_rng(4)
+    hmm = cr.HMM([0.5, 0.3, 0.2], rng.dirichlet(np.ones(3), 3), cr.emissions.Normal([-1.0, 0.0, 2.0], [1.0, 0.5, 2.0]))
+    x = rng.normal(size=157)
+    asked = (x, [x[:83], x[83:140], x[140:]])
+
+    def answers():
+        slope = jax.jit(jax.grad(lambda model, data: model.log_prob(data).sum()))
+        for data in asked:
+            yield [hmm.log_prob(data), hmm.posterior(data).marginals, hmm.filter(data).states]
+            yield slope(hmm, cr.Sequences.pack(data))
+
+    jax.clear_caches()
+    one_by_one = [jax.tree.leaves(found) for found in answers()]
+    taken = []
+    monkeypatch.setattr(chunks, "suits", lambda w: taken.append(w.likelihood.ndim) or True)
+    jax.clear_caches()
+    side_by_side = [jax.tree.leaves(found) for found in answers()]
+    jax.clear_caches()
+    assert {2, 3} <= set(taken)
+    for some, others in zip(one_by_one, side_by_side, strict=True):
+        for a, b in zip(some, others, strict=True):
+            np.testing.assert_allclose(a, b, rtol=1e-3, atol=2e-5)
+
+
+def test_only_accelerators_and_long_chains_with_few_states_suit(monkeypatch):
+    def weights(time, states):
+        return rows._weigh(
+            True, *(jnp.zeros(s) for s in (states, (states, states), (time, states))), jnp.zeros(time, bool)
+        )
+
+    assert not chunks.suits(weights(1000, 3))
+    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+    assert chunks.suits(weights(1000, 3))
+    assert not chunks.suits(weights(50, 3))
+    assert not chunks.suits(weights(200, 150))

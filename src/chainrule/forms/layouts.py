@@ -20,6 +20,7 @@ import numpy as np
 from jaxtyping import Array, Float, Int, Num
 
 from .chain import is_concrete
+from .products import product
 
 
 class AbstractLayout(eqx.Module):
@@ -94,11 +95,11 @@ class Dense(AbstractLayout):
 
     def slice_fields(self, state, number):
         """Σ_j w_ij x_j of one node."""
-        return self.weights[number][None] @ state.astype(self.weights.dtype)
+        return product(self.weights[number][None], state.astype(self.weights.dtype))
 
     def fields(self, state):
         """Σ_j w_ij x_j of all nodes, one product."""
-        return self.weights @ state.astype(self.weights.dtype)
+        return product(self.weights, state.astype(self.weights.dtype))
 
     def totals(self):
         """Σ_j w_ij."""
@@ -143,7 +144,7 @@ class Bipartite(AbstractLayout):
         """Σ_j w_ij x_j of one layer."""
         first = self.weights.shape[0]
         other = (state[first:] if number == 0 else state[:first]).astype(self.weights.dtype)
-        return (self.weights if number == 0 else self.weights.T) @ other
+        return product(self.weights if number == 0 else self.weights.T, other)
 
     def totals(self):
         """Σ_j w_ij."""

@@ -16,6 +16,7 @@ from jaxtyping import Array, Float, Int
 
 from ..forms.layouts import Bipartite, Dense, Neighbours, as_floats
 from ..forms.pairwise import Pairwise
+from ..forms.products import product
 from .colouring import adjacency, colour, slices
 
 _DENSE_SHARE = 0.25  # of all pairs (of two layers): from here on a product beats a gather
@@ -72,7 +73,7 @@ class Couplings(eqx.Module):
         first, second = self.rank[self.ends]
         if self.layout is Neighbours:
             return jnp.mean(state[first] * state[second], axis=1)
-        return (state @ state.T)[first, second] / state.shape[1]  # a product, though of all pairs, is faster
+        return product(state, state.T)[first, second] / state.shape[1]  # a product, though of all pairs, is faster
 
 
 def compile_edges(

@@ -19,6 +19,7 @@ from jax import lax
 from jax.custom_batching import custom_vmap
 from jax.custom_derivatives import zero_from_primal
 
+from ..forms.products import product
 from ..forms.transitions import Transitions
 from .bellman_batch import in_blocks, macqueen, settled, widened
 
@@ -59,7 +60,7 @@ class Rows(NamedTuple):
 def expect(probabilities, successors, v):
     """Σ_{s'} p(s' | ·) v(s'), over the last axis of `probabilities`."""
     if successors is None:
-        return jnp.matmul(probabilities, v, precision=lax.Precision.HIGHEST)
+        return product(probabilities, v)
     return (probabilities * v[successors]).sum(-1)
 
 
@@ -333,13 +334,13 @@ def _bicgstab(matvec, right, goal):
 
     def step(carry):
         x, residual, direction, image, rho, alpha, omega, n, best, least = carry
-        new = right @ residual
+        new = product(right, residual)
         direction = residual + new / rho * alpha / omega * (direction - omega * image)
         image = matvec(direction)
-        alpha = new / (right @ image)
+        alpha = new / product(right, image)
         half = residual - alpha * image
         turned = matvec(half)
-        omega = (turned @ half) / (turned @ turned)
+        omega = product(turned, half) / product(turned, turned)
         x, residual = x + alpha * direction + omega * half, half - omega * turned
         size = jnp.abs(residual).max()
         best = jnp.where(size < least, x, best)

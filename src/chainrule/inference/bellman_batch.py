@@ -13,6 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
+from ..forms.products import HIGHEST, product
 from ..forms.transitions import Transitions
 
 _CACHE = 2**22  # bytes of a block of lanes: larger ones are read from memory for each backup, in four times as long
@@ -153,10 +154,8 @@ def _expect(probs, successors, v):
     """Σ_b p[…, b, lane] v[successor, lane]."""
     if successors is None:
         flat = probs.reshape(-1, *probs.shape[-2:])
-        if flat.shape[-1] == 1:
-            found = jnp.matmul(flat[..., 0], v, precision=lax.Precision.HIGHEST)
-        else:
-            found = jnp.einsum("rtn,tn->rn", flat, v, precision=lax.Precision.HIGHEST)
+        one = flat.shape[-1] == 1
+        found = product(flat[..., 0], v) if one else jnp.einsum("rtn,tn->rn", flat, v, precision=HIGHEST)
         return found.reshape(*probs.shape[:-2], v.shape[-1])
 
     def term(k):

@@ -17,10 +17,10 @@ from jax import lax
 from jaxtyping import Array, Float, Int, Key
 
 from ..forms.chain import Chain
+from ..forms.products import HIGHEST
 from . import rows
 from .compiling import jit
 from .logspace import finite, logsumexp
-from .scaled import HIGHEST
 
 
 class ChainMarginals(NamedTuple):

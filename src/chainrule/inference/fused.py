@@ -9,7 +9,8 @@ large arrays only the filtered distributions and the marginals are ever written 
 import jax.numpy as jnp
 from jax import lax
 
-from .scaled import HIGHEST, SMALL, Weights, floored, forward
+from ..forms.products import HIGHEST
+from .scaled import SMALL, Weights, floored, forward
 
 
 def suits(w: Weights) -> bool:

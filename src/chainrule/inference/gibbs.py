@@ -22,6 +22,7 @@ from jaxtyping import Array, Bool, Float, Int, Key
 
 from ..forms.layouts import Dense
 from ..forms.pairwise import Pairwise
+from ..forms.products import product
 
 _TILE = 64  # nodes of a dense form whose fields come from one product
 _FEW = 2**17  # so many random numbers are drawn in one piece: a generator in each slice takes long to compile
@@ -106,7 +107,7 @@ def _sweep_dense(key, state, model, beta, clamp, reverse):
         within = lax.dynamic_slice_in_dim(rows, start, tile, axis=1)
         here = lax.dynamic_slice_in_dim(x, start, tile)
         dice = lax.dynamic_slice_in_dim(random, start, tile)
-        fields = rows @ x + lax.dynamic_slice_in_dim(model.bias, start, tile)[:, None]
+        fields = product(rows, x) + lax.dynamic_slice_in_dim(model.bias, start, tile)[:, None]
         held = None if clamp is None else lax.dynamic_slice_in_dim(clamp, start, tile)
 
         def draw_node(turn, carry):

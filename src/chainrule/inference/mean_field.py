@@ -13,6 +13,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 from ..forms.layouts import Dense
 from ..forms.pairwise import Pairwise
+from ..forms.products import product
 
 
 class MeanField(eqx.Module):
@@ -80,7 +81,7 @@ def _sweep(means, model, beta, free):
         weights = model.coupling.weights
 
         def draw_node(i, means):
-            new = best(weights[i] @ means + model.bias[i])
+            new = best(product(weights[i], means) + model.bias[i])
             return lax.dynamic_update_index_in_dim(means, jnp.where(free[i], new, means[i]), i, 0)
 
         return lax.fori_loop(0, model.num_nodes, draw_node, means)

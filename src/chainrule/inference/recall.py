@@ -16,6 +16,8 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Bool, Float, Int, Key
 
+from ..forms.products import product
+
 
 class Walk(NamedTuple):
     """Where each probe ended.
@@ -37,7 +39,7 @@ class Walk(NamedTuple):
 
 def pairwise_energy(couplings, biases, states: Float[Array, "unit probe"]) -> Float[Array, " probe"]:
     """E(s) = −½ sᵀ W s − b·s."""
-    return -(states * (couplings @ states / 2 + biases[:, None])).sum(0)
+    return -(states * (product(couplings, states) / 2 + biases[:, None])).sum(0)
 
 
 @partial(jax.jit, static_argnames="max_sweeps")
@@ -53,7 +55,7 @@ def asynchronous(
     slack = jnp.finfo(couplings.dtype).eps * (jnp.abs(couplings).sum(1) + jnp.abs(biases))
 
     def update(unit, states):
-        field = couplings[unit] @ states + biases[unit]
+        field = product(couplings[unit], states) + biases[unit]
         now = states[unit]
         return states.at[unit].set(jnp.where(now * field < -slack[unit], -now, now))
 
@@ -69,7 +71,7 @@ def synchronous(couplings, biases, states: Float[Array, "unit probe"], *, max_sw
     slack = jnp.finfo(couplings.dtype).eps * (jnp.abs(couplings).sum(1) + jnp.abs(biases))
 
     def sweep(_, states):
-        field = couplings @ states + biases[:, None]
+        field = product(couplings, states) + biases[:, None]
         return jnp.where(states * field < -slack[:, None], -states, states)
 
     return _settle(sweep, partial(pairwise_energy, couplings, biases), states, None, max_sweeps)
@@ -97,7 +99,7 @@ def dense(
     tolerance = 4 * jnp.finfo(patterns.dtype).eps
 
     def energy(states):
-        return interaction.energy(patterns @ states, num_units)
+        return interaction.energy(product(patterns, states), num_units)
 
     def update(unit, carry):
         states, overlaps = carry
@@ -108,7 +110,7 @@ def dense(
         return states.at[unit].set(jnp.where(turns, -now, now)), jnp.where(turns, turned, overlaps)
 
     def sweep(order, states):  # overlaps are whole numbers, so that adding to them rounds nothing
-        start = states, patterns @ states
+        start = states, product(patterns, states)
         return lax.fori_loop(0, num_units, lambda step, carry: update(order[step], carry), start)[0]
 
     return _settle(sweep, energy, states, key, max_sweeps)

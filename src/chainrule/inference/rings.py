@@ -5,8 +5,8 @@ Messages are (*state, row). A weight matrix is (*batch, to, from), or (*batch, t
 
 import jax.numpy as jnp
 
+from ..forms.products import HIGHEST
 from .logspace import logsumexp
-from .scaled import HIGHEST
 
 
 class Sums:

@@ -19,7 +19,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float
 
-from . import certificate, fused, logspace, scaled
+from . import certificate, chunks, fused, logspace, scaled
 from .certificate import certified
 
 
@@ -55,17 +55,30 @@ def _log_weigh(log, initial, transition, log_likelihood, start) -> logspace.LogW
 
 
 def _fast_smooth(log, initial, transition, log_likelihood, start, weight):
-    w = _weigh(log, initial, transition, log_likelihood, start)
-    if fused.suits(w):
+    w, sound = _weigh(log, initial, transition, log_likelihood, start), True
+    if fused.suits(w) and not chunks.suits(w):
         constant, mass, marginals, by_initial, by_transition = fused.smooth(w, weight)
     else:
-        s = scaled.sweep(w)
+        s, sound = _sweep(w)
         mass, marginals, by_initial, by_transition = scaled.accumulate(w, s, weight)
         constant = s.constant
     counts = (w.initial * by_initial, w.transition * by_transition)
     derivatives = counts if log else (by_initial, by_transition)
     terms = jnp.log(constant) + w.log_scale
-    return Smoothed(terms, marginals, *derivatives, *counts), scaled.trusted(mass)
+    return Smoothed(terms, marginals, *derivatives, *counts), scaled.trusted(mass) & sound
+
+
+def _sweep(w):
+    """Both directions, and whether what is left to check of them holds."""
+    return chunks.sweep(w) if chunks.suits(w) else (scaled.sweep(w), True)
+
+
+def _forward(w):
+    """Filtered distributions, constants, and whether what is left to check of them holds."""
+    if not chunks.suits(w):
+        return *scaled.forward(w), True
+    s, sound = chunks.sweep(w)
+    return s.filtered, s.constant, sound
 
 
 def _slow_smooth(log, initial, transition, log_likelihood, start, weight):
@@ -86,10 +99,10 @@ def smooth(initial, transition, log_likelihood, start, weight, *, log: bool = Fa
 
 def _fast_filter(log, initial, transition, log_likelihood, start):
     w = _weigh(log, initial, transition, log_likelihood, start)
-    filtered, constant = scaled.forward(w)
+    filtered, constant, sound = _forward(w)
     # The future decides what an underflowed state is worth: at most 1 / min(transition) more than what was kept.
     least = (w.transition if w.transition.ndim == 2 else w.transition[1:]).min(initial=1)
-    return (jnp.log(filtered), jnp.log(constant) + w.log_scale), scaled.trusted(constant.min() * least)
+    return (jnp.log(filtered), jnp.log(constant) + w.log_scale), scaled.trusted(constant.min() * least) & sound
 
 
 def _slow_filter(log, initial, transition, log_likelihood, start):
@@ -106,15 +119,16 @@ def log_filter(initial, transition, log_likelihood, start, *, log: bool = False)
 
 def _fast_terms(log, initial, transition, log_likelihood, start):
     w = _weigh(log, initial, transition, log_likelihood, start)
-    _, constant = scaled.forward(w)
+    _, constant, sound = _forward(w)
     least = (w.transition if w.transition.ndim == 2 else w.transition[1:]).min(initial=1)
-    return jnp.log(constant) + w.log_scale, scaled.trusted(constant.min() * least)
+    return jnp.log(constant) + w.log_scale, scaled.trusted(constant.min() * least) & sound
 
 
 def _swept_terms(log, initial, transition, log_likelihood, start):
     w = _weigh(log, initial, transition, log_likelihood, start)
-    s = scaled.sweep(w)
-    return jnp.log(s.constant) + w.log_scale, scaled.trusted(s.constant * (s.filtered * s.backward).sum(1))
+    s, sound = _sweep(w)
+    trusted = scaled.trusted(s.constant * (s.filtered * s.backward).sum(1))
+    return jnp.log(s.constant) + w.log_scale, trusted & sound
 
 
 def _log_terms(log, initial, transition, log_likelihood, start):

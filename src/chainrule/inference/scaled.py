@@ -27,9 +27,9 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Bool, Float
 
+from ..forms.products import HIGHEST
 from .native import native
 
-HIGHEST = lax.Precision.HIGHEST
 # XLA runs a loop natively on the CPU only while its body touches little memory (about 1 KB); two sweeps in one loop
 # stay below that up to this many float32 states.
 SMALL = 8

@@ -18,6 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Key
 
+from ..forms.products import product
 from ..inference.langevin import AbstractSampler, Energy, Langevin
 
 _LIMIT = 1e3
@@ -243,7 +244,7 @@ class _Gaussian(eqx.Module):
 
     def sample(self, key, shape):
         noise = jax.random.normal(key, (*shape, len(self.mean)), self.mean.dtype)
-        return (self.mean[None] + noise @ self.factor.T).reshape(*shape, *self.event)
+        return (self.mean[None] + product(noise, self.factor.T)).reshape(*shape, *self.event)
 
     def log_prob(self, x):
         centred = x.reshape(len(x), -1).astype(self.mean.dtype) - self.mean[None]

@@ -14,11 +14,11 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from ..forms.chain import Chain
+from ..forms.products import HIGHEST
 from ..forms.sequences import Sequences
 from ..inference import chain as chain_engine
 from ..inference import decoding, rows
 from ..inference.compiling import jit
-from ..inference.scaled import HIGHEST
 from ..learning.em import frozen_leaves, pack_fit
 from . import packed
 from .emissions.base import guarded, safe_ratio

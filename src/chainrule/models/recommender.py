@@ -23,6 +23,7 @@ from jax import lax
 from jaxtyping import Array, Bool, Float, Key
 
 from ..forms.chain import is_concrete
+from ..forms.products import product
 from ..inference.gibbs import uniform
 from ..learning import guarded, minibatch
 from ..learning import progress as bars
@@ -246,12 +247,12 @@ def _one_hot(model: Recommender, indices):
 
 
 def _drive(model: Recommender, values: Float[Array, "user item grade"], known) -> Float[Array, "user hidden"]:
-    flat = values.reshape(len(values), -1) @ model.weights.reshape(-1, model.weights.shape[-1])
-    return model.hidden_bias[None] + flat + known.astype(flat.dtype) @ model.rated_weights
+    flat = product(values.reshape(len(values), -1), model.weights.reshape(-1, model.weights.shape[-1]))
+    return model.hidden_bias[None] + flat + product(known.astype(flat.dtype), model.rated_weights)
 
 
 def _fields(model: Recommender, hidden: Float[Array, "user hidden"]) -> Float[Array, "user item grade"]:
-    flat = hidden @ model.weights.reshape(-1, model.weights.shape[-1]).T
+    flat = product(hidden, model.weights.reshape(-1, model.weights.shape[-1]).T)
     return model.visible_bias[None] + flat.reshape(len(hidden), *model.visible_bias.shape)
 
 

@@ -10,6 +10,7 @@ import numpy as np
 from jax.scipy.special import gammaln
 from jaxtyping import Array, Float
 
+from ...forms.products import product
 from ...inference.logspace import safe_log
 from . import base
 from .base import AbstractEmission, AbstractFamily, Parameter
@@ -120,7 +121,7 @@ class Categorical(AbstractEmission):
     def mean(self):
         """Expected symbol of each state, of use where symbols are counts."""
         base.parameters(self)
-        return self.probs @ jnp.arange(self.probs.shape[1], dtype=self.probs.dtype)
+        return product(self.probs, jnp.arange(self.probs.shape[1], dtype=self.probs.dtype))
 
     def scores(self, values):
         """Look up log probs[k, x]; −inf for a symbol that does not exist, which only traced data can hold."""

@@ -11,8 +11,8 @@ from jax import lax
 from jax.scipy.linalg import solve_triangular
 from jaxtyping import Array, Float
 
+from ...forms.products import HIGHEST, product
 from ...inference.certificate import certified
-from ...inference.scaled import HIGHEST
 from . import base
 from .base import AbstractFamily, Parameter
 
@@ -364,9 +364,9 @@ class MultivariateNormal(AbstractFamily):
             z = solve_triangular(lower, off, lower=True)
             constant = -jnp.log(jnp.diagonal(lower)).sum() - 0.5 * LOG_2PI * there.sum(dtype=x.dtype)
             gain = jax.scipy.linalg.cho_solve((lower, True), jnp.where(there[:, None], covariance, 0))
-            filled = jnp.where(there, x, mean + off @ gain)
+            filled = jnp.where(there, x, mean + product(off, gain))
             unknown = ~there[:, None] & ~there[None, :]
-            lacking = jnp.where(unknown, covariance - jnp.where(there[None, :], covariance, 0) @ gain, 0)
+            lacking = jnp.where(unknown, covariance - product(jnp.where(there[None, :], covariance, 0), gain), 0)
             return constant - 0.5 * (z * z).sum(), filled, lacking
 
         over_states = jax.vmap(one, in_axes=(None, None, 0, 0))

@@ -8,8 +8,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from ...forms.chain import is_concrete
+from ...forms.products import HIGHEST
 from ...inference.compiling import jit
-from ...inference.scaled import HIGHEST
 from .base import AbstractFeature, Batch, Gold, Listed, Options, Part, Potentials, as_array, joined
 
 

@@ -19,9 +19,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from ...forms.products import HIGHEST
 from ...forms.sequences import Layout, Sequences
 from ...inference.compiling import jit
-from ...inference.scaled import HIGHEST
 from .base import AbstractFeature, Batch, Gold, Listed, Options, Part, as_array
 from .dense import DenseFeature
 from .functions import MANY_CALLS, numbers_of, warn_of_calls

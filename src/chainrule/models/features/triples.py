@@ -9,9 +9,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from ...forms.products import HIGHEST
 from ...forms.sequences import bucket
 from ...inference.compiling import jit
-from ...inference.scaled import HIGHEST
 from .base import AbstractFeature, Batch, Gold, Listed, Options, Part, Potentials, as_array
 from .functions import MANY_CALLS, Same, check_finite, numbers_of, padded_arrays, warn_of_calls
 

@@ -14,6 +14,7 @@ from jax import lax
 from jaxtyping import Array, Bool, Float, Int
 
 from ...forms.chain import is_concrete
+from ...forms.products import product
 from .checks import as_array, check_numbers
 
 
@@ -126,14 +127,14 @@ class ContinuousHopfield(eqx.Module):
 
 @jax.jit
 def _attend(patterns, query, beta, values):
-    return jax.nn.softmax(beta * (query @ patterns.T), axis=-1) @ values
+    return product(jax.nn.softmax(beta * product(query, patterns.T), axis=-1), values)
 
 
 @jax.jit
 def _energy(memory: ContinuousHopfield, x):
     patterns, beta = memory.patterns, memory.beta
     longest = (patterns**2).sum(1).max()
-    pull = jax.nn.logsumexp(beta * (x @ patterns.T), axis=-1) - jnp.log(jnp.asarray(len(patterns), beta.dtype))
+    pull = jax.nn.logsumexp(beta * product(x, patterns.T), axis=-1) - jnp.log(jnp.asarray(len(patterns), beta.dtype))
     return -pull / beta + ((x**2).sum(-1) + longest) / 2
 
 

@@ -14,6 +14,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Key, Num
 
+from ...forms.products import product
 from ...inference import recall as engine
 from .checks import as_array, check_signs, check_sweeps
 from .results import Recall, as_columns, result
@@ -151,4 +152,4 @@ class DenseMemory(eqx.Module):
 @jax.jit
 def _energy(memory: DenseMemory, states):
     columns = as_columns(states, memory.patterns.dtype)
-    return memory.interaction.energy(memory.patterns @ columns, memory.num_units).reshape(states.shape[:-1])
+    return memory.interaction.energy(product(memory.patterns, columns), memory.num_units).reshape(states.shape[:-1])

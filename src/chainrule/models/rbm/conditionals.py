@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
+from ...forms.products import HIGHEST
 from . import engine
 from .data import columns, spread
 
@@ -77,7 +78,7 @@ def _logits(machine, x, field, site):
     place = site[:, None] * width + jnp.arange(width, dtype=site.dtype)[None]
     block, bias = machine.weights[place], machine.visible_bias[place]  # (rows, width, hidden), (rows, width)
     own = jnp.take_along_axis(x, place, axis=1)
-    without = field - jnp.einsum("rk,rkh->rh", own, block, precision=engine.HIGHEST)
+    without = field - jnp.einsum("rk,rkh->rh", own, block, precision=HIGHEST)
     if width == 1:  # the other value, 0, sends nothing
         block = jnp.concatenate([jnp.zeros_like(block), block], axis=1)
         bias = jnp.concatenate([jnp.zeros_like(bias), bias], axis=1)

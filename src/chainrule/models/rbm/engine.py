@@ -17,14 +17,8 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+from ...forms.products import product
 from ...inference.gibbs import uniform
-
-HIGHEST = lax.Precision.HIGHEST
-
-
-def product(a, b):
-    """Matrix product in full precision on accelerators."""
-    return jnp.matmul(a, b, precision=HIGHEST)
 
 
 def keep(values, observed):

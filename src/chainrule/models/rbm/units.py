@@ -36,6 +36,7 @@ from jax import lax
 from jax.scipy.special import log_ndtr, ndtr, ndtri
 
 from ...forms.chain import is_concrete
+from ...forms.products import product
 
 _LOG_2_PI = math.log(2 * math.pi)
 
@@ -181,7 +182,7 @@ class Categorical(eqx.Module):
 
     def expected(self, mean):
         """Σ_k k p(k), for values that are grades."""
-        return self._apart(mean) @ jnp.arange(self.num_values, dtype=mean.dtype)
+        return product(self._apart(mean), jnp.arange(self.num_values, dtype=mean.dtype))
 
     def check(self, values, observed):
         """Say which of the concrete values is none of ours."""
