@@ -11,6 +11,10 @@ if version("jaxlib").startswith("0.10."):
     quick = "--xla_cpu_use_fusion_emitters=false --xla_backend_optimization_level=0"
     os.environ.setdefault("XLA_FLAGS", quick)
 
+# A fifth of the rest goes into where each operation was written, and into partitioning programs that run on one device.
+os.environ.setdefault("JAX_TRACEBACK_IN_LOCATIONS_LIMIT", "0")
+os.environ.setdefault("JAX_USE_SHARDY_PARTITIONER", "0")
+
 import jax
 import pytest
 

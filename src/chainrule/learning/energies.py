@@ -210,13 +210,17 @@ class NoiseContrastive(AbstractEnergyObjective):
             return None
         flat = data.reshape(len(data), -1).astype(float)
         covariance = np.cov(flat, rowvar=False).reshape(flat.shape[1], flat.shape[1])
+        # a pivot that is a rounding error of its variance: whether Cholesky stumbles over it depends on the library
+        least = 8 * len(covariance) * np.finfo(float).eps * covariance.diagonal()
         try:
             factor = np.linalg.cholesky(covariance)
         except np.linalg.LinAlgError:
+            factor = np.zeros_like(covariance)
+        if (factor.diagonal() ** 2 <= least).any():
             raise ValueError(
                 "NoiseContrastive: the data's covariance is singular, so that no Gaussian covers them; give noise=…, or "
                 "take out features that never change"
-            ) from None
+            )
         return _Gaussian(jnp.asarray(flat.mean(0), float), jnp.asarray(factor, float), data.shape[1:])
 
     def draw(self, energy, rows, key, memory):

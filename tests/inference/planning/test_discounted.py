@@ -85,7 +85,7 @@ def test_a_discount_near_one(method, near_one):
 def test_the_best_of_all_policies(ends):
     process = random_process(3, states=6, actions=2, ends=ends)
     probs = oracles.dense(process["probabilities"], process["successors"])
-    mask = process["mask"] & ~(process["terminal"][:, None] if ends else False)
+    mask = process["mask"] & ~process["terminal"][:, None] if ends else process["mask"]
     wanted = oracles.best_by_enumeration(probs, process["rewards"], 0.9, mask)
     np.testing.assert_allclose(cr.MDP(**process).solve(tolerance=1e-10).values, wanted, atol=1e-9)
 
