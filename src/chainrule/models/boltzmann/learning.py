@@ -119,7 +119,7 @@ def fit(
         raise ValueError(f"row {row} of the data has probability 0, whatever is learned: tables hold -inf where it is")
     if status is Status.MAX_ITERATIONS and not np.isfinite(history).all():
         raise ValueError(
-            "some rows of the data have probability 0, or sampling what they miss, one variable at a time, does not come to "
+            "some rows of the data have probability 0, or drawing what they miss, one variable at a time, does not come to "
             "what tables with -inf leave possible"
         )
     return Fit(
