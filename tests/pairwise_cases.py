@@ -1,6 +1,6 @@
 """Small pairwise models in every layout, and what enumeration says about them."""
 
-import itertools
+from functools import cache
 
 import jax.numpy as jnp
 import networkx as nx
@@ -23,6 +23,7 @@ TORUS = {
 }
 
 
+@cache
 def torus(n: int, layout: type) -> cr.Pairwise:
     """The Ising model on an n × n torus with J = 1."""
     if layout is Lattice:
@@ -32,6 +33,7 @@ def torus(n: int, layout: type) -> cr.Pairwise:
     return compile_edges(n * n, ends, layout).form(jnp.zeros(n * n), jnp.ones(ends.shape[1]), spins=True)
 
 
+@cache
 def random_model(layout: type, *, spins: bool, seed: int = 0) -> cr.Pairwise:
     """Eight nodes or so with random weights."""
     rng = np.random.default_rng(seed)
@@ -50,8 +52,8 @@ LAYOUTS = [Dense, Bipartite, Neighbours, Lattice]
 
 def states(model: cr.Pairwise) -> np.ndarray:
     """All states, shape (node, 2^node); the last node changes fastest."""
-    values = (-1, 1) if model.spins else (0, 1)
-    return np.array(list(itertools.product(values, repeat=model.num_nodes))).T
+    bits = np.arange(2**model.num_nodes) >> np.arange(model.num_nodes)[::-1, None] & 1
+    return 2 * bits - 1 if model.spins else bits
 
 
 def couplings(model: cr.Pairwise) -> np.ndarray:
@@ -60,10 +62,9 @@ def couplings(model: cr.Pairwise) -> np.ndarray:
 
 
 def scores(model: cr.Pairwise, x: np.ndarray) -> np.ndarray:
-    """Σ_{i<j} w_ij x_i x_j + Σ_i b_i x_i + constant in float64, pair by pair."""
+    """Σ_{i<j} w_ij x_i x_j + Σ_i b_i x_i + constant in float64."""
     w, b = couplings(model), np.asarray(model.biases, np.float64)
-    i, j = np.triu_indices(len(w), 1)
-    return (w[i, j][:, None] * x[i] * x[j]).sum(0) + b @ x + float(model.constant)
+    return (np.triu(w, 1) @ x * x).sum(0) + b @ x + float(model.constant)
 
 
 def probabilities(model: cr.Pairwise, beta: float = 1.0) -> np.ndarray:
@@ -79,17 +80,17 @@ def codes(model: cr.Pairwise, x) -> np.ndarray:
 
 
 def chi_square(counts: np.ndarray, probs: np.ndarray) -> float:
-    """p-value of counts of independent draws; cells of fewer than five expected draws are put together."""
+    """p-value of counts of independent draws; cells of fewer than five expected draws are put together, ten in a group."""
     from scipy import stats
 
     expected = counts.sum() * probs
     if counts[probs == 0].any():
         return 0.0
     counts, expected = counts[probs > 0], expected[probs > 0]
-    small = expected < 5
-    if small.any():
-        counts = np.append(counts[~small], counts[small].sum())
-        expected = np.append(expected[~small], expected[small].sum())
+    rare = np.argsort(expected)[: (expected < 5).sum()]
+    group = np.floor(np.cumsum(expected[rare]) / 10).astype(int)
+    group = np.minimum(group, max(group.max(initial=0) - 1, 0))  # the last one is not full
+    counts, expected = (np.append(np.delete(x, rare), np.bincount(group, x[rare])) for x in (counts, expected))
     return float(stats.chi2.sf(((counts - expected) ** 2 / expected).sum(), len(counts) - 1))
 
 

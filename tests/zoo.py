@@ -122,6 +122,20 @@ def boltzmann_machine() -> cr.BoltzmannMachine:
     return cr.BoltzmannMachine.from_graph(graph, states=(-1, 1))
 
 
+def random_field() -> cr.MarkovRandomField:
+    """A table of three variables, one of which has three states and one of which is hidden."""
+    tables = [(("n", "e", "s"), _numbers(2, 3, 2)), (("s", "w"), [[0.0, 1.0], [0.5, -np.inf]])]
+    graph = cr.FactorGraph({"n": 2, "e": 3, "s": 2, "w": 2}, tables)
+    return cr.MarkovRandomField.from_factor_graph(graph, hidden="s")
+
+
+# what is a distribution over some nodes of a graph, with rows of data
+ON_GRAPHS = [
+    Example("boltzmann machine", boltzmann_machine, np.array([[1, -1, 1], [-1, -1, 1]])),
+    Example("random field", random_field, np.array([[0, 2, 1], [1, 0, 0]])),
+]
+
+
 def decision_process() -> cr.MDP:
     """Invest or wait while times are calm or rough, until it is over."""
     return cr.MDP(

@@ -46,6 +46,7 @@ _HOME = {
     "Status": "learning",
     "Validation": "learning",
     "BoltzmannMachine": "models.boltzmann",
+    "MarkovRandomField": "models.boltzmann",
     "HMM": "models.hmm",
     "HMMPrior": "models.hmm",
     "LinearChainCRF": "models.crf",
@@ -150,7 +151,7 @@ if TYPE_CHECKING:
         Validation,
     )
     from .models import criteria, emissions, features, hopfield
-    from .models.boltzmann import BoltzmannMachine
+    from .models.boltzmann import BoltzmannMachine, MarkovRandomField
     from .models.crf import LinearChainCRF
     from .models.crf_objectives import Likelihood, MaxMargin, SoftmaxMargin
     from .models.energy import EnergyModel

@@ -56,22 +56,27 @@ def test_each_site_is_drawn_with_its_own_probability(spins):
 
 @pytest.mark.parametrize("impl", ["threefry2x32", PHILOX])
 def test_energy_of_the_ising_model_on_a_torus(impl):
-    model = cases.torus(16, Lattice)
+    model = cases.torus(8, Lattice)
     start, key = jax.random.split(jax.random.key(11, impl=impl))
-    words = packed_lattice.random_words(start, model)
+    words = packed_lattice.random_words(start, model, 4)
     for beta in (0.4, 0.44):
-        energy, words = packed_lattice.energies(key, words, model, 1100, 5, beta)
-        per_site = np.asarray(energy, float)[100:] / 256
-        assert abs(per_site.mean() - cases.TORUS[16, beta][1]) < 4 * cases.batch_error(per_site)
+        energy, words = packed_lattice.energies(key, words, model, 440, 2, beta)
+        per_site = np.asarray(energy, float)[40:] / 64
+        assert abs(per_site.mean() - cases.TORUS[8, beta][1]) < 4 * cases.batch_error(per_site)
 
 
-def test_with_a_field_it_is_what_the_plain_engine_draws():
+def test_draws_are_distributed_as_enumeration_says():
+    """With a field, at two temperatures: the likeliest states one by one, and all means and second moments."""
     model = a_lattice(bias=-0.3, coupling=0.35, rows=4, columns=4)
     words = packed_lattice.random_words(jax.random.key(1), model, 500)
-    drawn = np.asarray(packed_lattice.unpack(packed_lattice.run(jax.random.key(2), words, model, 60), model), float)
-    probs, x = cases.probabilities(model), cases.states(model)
-    np.testing.assert_allclose(drawn.mean(1), x @ probs, atol=4.5 / np.sqrt(16_000))
-    np.testing.assert_allclose(drawn @ drawn.T / 16_000, (x * probs) @ x.T, atol=4.5 / np.sqrt(16_000))
+    for beta in (1.0, 0.7):
+        drawn = packed_lattice.unpack(packed_lattice.run(jax.random.key(2), words, model, 40, beta), model)
+        probs, x, drawn = cases.probabilities(model, beta), cases.states(model), np.asarray(drawn, float)
+        counts = np.bincount(cases.codes(model, drawn), minlength=len(probs))
+        assert (16_000 * probs > 5).sum() > 50
+        assert cases.chi_square(counts, probs) > 1e-3
+        np.testing.assert_allclose(drawn.mean(1), x @ probs, atol=4.5 / np.sqrt(16_000))
+        np.testing.assert_allclose(drawn @ drawn.T / 16_000, (x * probs) @ x.T, atol=4.5 / np.sqrt(16_000))
 
 
 def test_counts_are_not_limited_to_32_bits():
@@ -88,14 +93,29 @@ def test_couplings_biases_and_temperatures_compile_nothing():
     assert packed_lattice.run._cache_size() == before
 
 
-def test_thresholds_round_to_the_nearest():
+def test_thresholds_are_met_to_the_last_digit_of_a_probability():
     model = a_lattice(0.1, 0.3)
     p = 1 / (1 + np.exp(-2 * 0.7 * (0.1 + 0.3 * (2 * np.arange(5) - 4))))
-    found = np.asarray(packed_lattice.thresholds(model, jnp.float32(0.7)), float) / 2**packed_lattice.BITS
-    np.testing.assert_allclose(found, p, atol=2e-7)
-    frozen = packed_lattice.thresholds(a_lattice(0.0, 50.0), jnp.float32(1.0))
-    assert frozen.tolist() == [0, 0, 2**23, 2**24, 2**24]
+    leading, rest = packed_lattice.thresholds(model, jnp.float32(0.7))
+    found = np.asarray(leading, float) / 2**8 + np.asarray(rest, float) / 2**32
+    np.testing.assert_allclose(found, p, rtol=3e-7)
+    leading, rest = packed_lattice.thresholds(a_lattice(0.0, 50.0), jnp.float32(1.0))
+    assert leading.tolist() == [0, 0, 2**7, 2**8, 2**8]
+    assert rest.tolist() == [0] * 5
     up = jnp.full((24, 1), 2**32 - 1, jnp.uint32)
     for words in (up, ~up):  # what is certain happens, up as down
-        after = packed_lattice.run(jax.random.key(0), words, a_lattice(0.0, 50.0), 20)
+        after = packed_lattice.run(jax.random.key(0), words, a_lattice(0.0, 50.0), 20, 1.0)
         np.testing.assert_array_equal(after, words)
+
+
+def test_the_digits_that_a_word_shares_count_as_they_should():
+    """A probability below 2⁻⁸, which they alone decide: 1.3 million draws, of words, and of pairs in one word."""
+    model = a_lattice(bias=-3.0, coupling=0.0, rows=64, columns=64)
+    p = 1 / (1 + np.exp(6.0))
+    words = jnp.zeros((4096, 10), jnp.uint32)
+    after = packed_lattice.unpack(packed_lattice.run(jax.random.key(4, impl=PHILOX), words, model, 1), model)
+    ups = (np.asarray(after) > 0).reshape(4096, 10, 32)
+    n = ups.size
+    assert abs(ups.mean() - p) < 4 * np.sqrt(p / n)
+    # two of a word are both up where both need the shared digits (2⁻¹⁶) and these are below
+    assert abs((ups.sum(2) >= 2).sum() - 40960 * 496 * p / 2**8) < 4 * np.sqrt(40960 * 496 * p / 2**8)

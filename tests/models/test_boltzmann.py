@@ -12,7 +12,7 @@ import pytest
 
 import chainrule as cr
 from chainrule.inference.mean_field import mean_field
-from chainrule.models.boltzmann import learning
+from chainrule.models.boltzmann import engine, learning
 from chainrule.models.boltzmann.data import uniform_lattice
 
 KEY = jax.random.key(0, impl="philox2x32")
@@ -220,10 +220,10 @@ def test_a_large_torus_is_drawn_in_words():
     error = np.hypot(packed.std(), plain.std()) / np.sqrt(300)
     assert abs(packed.mean() - plain.mean()) < 4 * error
     assert machine.sample(KEY, sweeps=2).shape == (1024,)
-    before = learning.on_lattice._cache_size()
+    before = engine.on_lattice._cache_size()
     stronger = eqx.tree_at(lambda m: (m.weights, m.bias), machine, (2 * machine.weights, machine.bias + 1))
     assert stronger.sample(KEY, sweeps=3).mean() > 0.9
-    assert learning.on_lattice._cache_size() == before
+    assert engine.on_lattice._cache_size() == before
 
 
 def test_annealing_finds_the_lowest_energy_in_the_order_of_nodes():
@@ -270,7 +270,7 @@ def test_log_z_of_tori_in_every_layout(layout):
     for n, beta in ((4, 0.2), (8, 0.44)):
         model = cases.torus(n, layout)
         scaled = cr.Pairwise(model.bias, model.coupling.scaled(beta), spins=True)
-        found = learning.sandwich(KEY, scaled, 80, jnp.linspace(0, 1, 301, dtype=jnp.float32), 300)
+        found = engine.sandwich(KEY, scaled, 80, jnp.linspace(0, 1, 301, dtype=jnp.float32), 300)
         wanted = cases.TORUS[n, beta][0]
         assert abs(found.lower - wanted) < 4 * found.lower_error
         assert abs(found.upper - wanted) < 4 * found.upper_error
@@ -303,7 +303,7 @@ def test_log_z_of_tori_in_every_layout(layout):
         (lambda m: m.fit(np.zeros((0, 5))), "no rows"),
         (lambda m: m.fit(np.zeros((3, 5)), method=cr.EM()), "not by EM"),
         (lambda m: m.fit(np.zeros((3, 5)), method=cr.PCD()), "key"),
-        (lambda m: m.fit(np.zeros((3, 5)), method=cr.PCD(temperatures=2), key=KEY), "temperatures"),
+        (lambda m: m.fit(np.zeros((3, 5)), method=cr.PCD(fast_rate=0.1), key=KEY), "fast_rate"),
         (lambda m: type(m).from_graph(a_graph(), states=(0, 2)), "states are"),
         (lambda m: type(m).from_graph(m.graph(), states=(-1, 1)), "graph's weights are for"),
         (lambda m: type(m).from_graph(a_graph(), hidden=["q"]), "unknown hidden node"),

@@ -56,13 +56,22 @@ class Factors(eqx.Module):
 
     def score(self, state: Int[Array, "variable chain"]) -> Float[Array, " chain"]:
         """Unnormalised log-probability of each chain's state; −inf where a factor forbids it."""
-        entry = self.base[:, None] + jnp.sum(self.strides[..., None] * state[self.scope].astype(jnp.int32), axis=1)
-        return jnp.sum(self.tables[entry], axis=0)
+        return jnp.sum(self.tables[self._entries(state)], axis=0)
+
+    def shares(self, state: Int[Array, "variable chain"]) -> Float[Array, " entry"]:
+        """In what share of chains each entry of the tables is the one that counts: the mean slope of the score."""
+        ones = jnp.ones((), self.tables.dtype)
+        return jnp.zeros_like(self.tables).at[self._entries(state)].add(ones) / state.shape[1]
+
+    def _entries(self, state):
+        steps = self.strides[..., None] * state[self.scope].astype(jnp.int32)
+        return self.base[:, None] + jnp.sum(steps, axis=1, dtype=jnp.int32)
 
     def conditionals(self, state: Int[Array, "variable chain"], number: int) -> Float[Array, "some state chain"]:
         """Log-potentials of every state of a block's variables, given all others."""
         block = self.blocks[number]
-        others = jnp.sum(block.strides[..., None] * state[block.others].astype(jnp.int32), axis=2)
+        steps = block.strides[..., None] * state[block.others].astype(jnp.int32)
+        others = jnp.sum(steps, axis=2, dtype=jnp.int32)
         values = jnp.arange(block.num_states, dtype=jnp.int32)
         entry = (block.base[..., None] + block.own[..., None] * values[None, None])[..., None] + others[:, :, None]
         return jnp.sum(self.tables[entry], axis=1)

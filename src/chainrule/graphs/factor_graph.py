@@ -212,9 +212,13 @@ class FactorGraph:
             >>> graph.sample(jax.random.key(0), 3, given={"coin": "tails"})[:, 0].tolist()
             [1, 1, 1]
         """
+        from .compile import as_factors
         from .sampling import sample
 
-        return sample(key, self, num_samples, sweeps, beta, given or {})
+        order, form = as_factors(self)
+        number = {name: i for i, name in enumerate(order)}
+        rank = np.array([number[name] for name in self.variables], np.int32)
+        return sample(key, self.variables, rank, form, num_samples, sweeps, beta, given or {})
 
     def __repr__(self):
         return f"FactorGraph({len(self.variables)} variables, {len(self.factors)} factors)"

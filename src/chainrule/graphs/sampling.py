@@ -5,25 +5,27 @@ import numpy as np
 
 from ..forms.chain import is_concrete
 from ..inference import factor_gibbs
-from .compile import as_factors
 from .labels import lookup
 
 
-def sample(key, graph, num_samples, sweeps, beta, given):
-    """Draw assignments; see `FactorGraph.sample`."""
+def sample(key, variables, rank, form, num_samples, sweeps, beta, given):
+    """Draw assignments; see `FactorGraph.sample`.
+
+    `variables` are the states of each by its name, and `rank` holds the form's number of each.
+    """
     count = 1 if num_samples is None else num_samples
     if count < 1 or sweeps < 1:
         raise ValueError(f"num_samples is {count} and sweeps {sweeps}; at least one of each is needed")
     if is_concrete(beta) and not 0 < float(beta) < float("inf"):
         raise ValueError(f"beta is {beta}; it must be a positive number")
-    order, form = as_factors(graph)
-    rank = {name: i for i, name in enumerate(order)}
-    clamp, values = np.zeros((len(order), 1), bool), np.zeros((len(order), 1), np.int32)
+    number = {name: i for i, name in enumerate(variables)}
+    clamp, values = np.zeros((len(number), 1), bool), np.zeros((len(number), 1), np.int32)
     for name, state in given.items():
-        at = lookup("variable", name, rank)
-        states = {label: i for i, label in enumerate(graph.variables[name])}
+        at = lookup("variable", name, number)
+        states = {label: i for i, label in enumerate(variables[name])}
         clamp[at], values[at] = True, lookup(f"state of {name!r}", state, states)
-    held = (jnp.asarray(clamp), jnp.asarray(values)) if given else (None, None)
+    order = jnp.argsort(rank)
+    held = (jnp.asarray(clamp)[order], jnp.asarray(values)[order]) if given else (None, None)
     drawn, possible = factor_gibbs.fresh(key, form, count, sweeps, beta, *held)
     if is_concrete(possible) and not possible.all():
         # nothing says how probable the others are among all that is possible: so none is returned
@@ -32,5 +34,5 @@ def sample(key, graph, num_samples, sweeps, beta, given):
             "chains that change one variable at a time from what is possible. Give some variables by given=…, join "
             "variables that go together into one of more states, or use enumerate() if the graph is small"
         )
-    drawn = drawn[jnp.asarray([rank[name] for name in graph.variables])].T
+    drawn = drawn[rank].T
     return drawn[0] if num_samples is None else drawn

@@ -29,18 +29,21 @@ def sweep(
     key: Key[Array, ""],
     state: Int[Array, "variable chain"],
     model: Factors,
-    beta: Float[Array, ""] | float = 1.0,
+    beta: Float[Array, "*chain"] | float = 1.0,
     clamp: Bool[Array, "variable #chain"] | None = None,
 ) -> Int[Array, "variable chain"]:
-    """Draw each variable once; for use inside `jax.jit`.
+    """Draw each variable once, at an inverse temperature for all chains or one for each; for use inside `jax.jit`.
 
-    A variable all of whose states are forbidden by the others stays as it is. Where tables forbid much, chains may not
-    reach every possible state: that is up to the model.
+    What is forbidden is so at any temperature, β = 0 included. A variable all of whose states are forbidden by the others
+    stays as it is. Where tables forbid much, chains may not reach every possible state: that is up to the model.
     """
     keys = jax.random.split(key, len(model.blocks))
+    beta = jnp.asarray(beta, model.tables.dtype).reshape(1, 1, -1)
     for number, block in enumerate(model.blocks):
         piece = slice(block.start, block.start + len(block.base))
-        new = _draw(keys[number], beta * model.conditionals(state, number), state[piece]).astype(state.dtype)
+        logits = model.conditionals(state, number)
+        logits = jnp.where(logits == -jnp.inf, -jnp.inf, beta * logits)  # 0 · ∞ is no number
+        new = _draw(keys[number], logits, state[piece]).astype(state.dtype)
         if clamp is not None:
             new = jnp.where(clamp[piece], state[piece], new)
         state = lax.dynamic_update_slice_in_dim(state, new, block.start, 0)
@@ -63,7 +66,7 @@ def run(
     state: Int[Array, "variable chain"],
     model: Factors,
     sweeps: int | Int[Array, ""],
-    beta: Float[Array, ""] | float = 1.0,
+    beta: Float[Array, "*chain"] | float = 1.0,
     clamp: Bool[Array, "variable #chain"] | None = None,
 ) -> Int[Array, "variable chain"]:
     """Sweep a number of times; tables, temperature and number are traced."""

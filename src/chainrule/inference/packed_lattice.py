@@ -6,13 +6,14 @@ how many of its four neighbours are up, so that
     p(up | k neighbours up) = p_k,     k = 0 … 4,
 
 are five numbers. Adders made of AND and XOR count k for 32 chains at once, and a uniform number is compared, digit by
-digit from the least significant one on, with the one of the five that k asks for: 32 heat baths are some 200 operations on
+digit from the least significant one on, with the one of the five that k asks for: 32 heat baths are some 150 operations on
 words, and a random word for each of the leading digits. Zorn, Herrmann and Rebbi (1981), Computer Physics Communications
 23, pack spins so.
 
-Probabilities are rounded to 24 digits, by at most 2⁻²⁵. Only the first 12 digits of a site's number are its own; the rest,
-which matter once in 4096 times, it shares with the sites of its column in the same chain. That correlates two of them by a
-covariance of at most 2⁻²⁶, where both need the shared digits. Chains share nothing.
+The first 8 digits of a site's number are each chain's own; the other 24, which matter once in 256 times, the 32 chains of
+a word share. Each chain by itself is drawn with independent numbers of 32 digits for every site and sweep, and is what any
+other engine draws. Two chains of a word are correlated, in a site's draw, by at most 2⁻¹⁶: where both need the shared
+digits. That makes the variance of a mean over 32 chains larger by at most one part in two thousand.
 """
 
 from functools import partial
@@ -27,8 +28,7 @@ from ..forms.layouts import Lattice, neighbours
 from ..forms.pairwise import Pairwise
 from .gibbs import low
 
-OWN, SHARED = 12, 12  # digits of a uniform number: the leading ones, and those that a column shares
-BITS = OWN + SHARED
+OWN, SHARED = 8, 24  # digits of a uniform number: the leading ones, and those that the chains of a word share
 WORD = 32
 
 Words = UInt[Array, "node word"]
@@ -71,15 +71,16 @@ def random_words(key: Key[Array, ""], model: Pairwise, num_words: int = 1) -> Wo
     return jax.random.bits(key, (model.num_nodes, num_words), jnp.uint32)
 
 
-def thresholds(model: Pairwise, beta) -> UInt[Array, "5"]:
-    """p_k, k = 0 … 4, in units of 2^−BITS."""
+def thresholds(model: Pairwise, beta) -> tuple[UInt[Array, "5"], UInt[Array, "5"]]:
+    """p_k, k = 0 … 4: in units of 2^−OWN, rounded down, and what is left in units of 2^−(OWN + SHARED), rounded down."""
     up = jnp.arange(5, dtype=model.bias.dtype)
     field = model.bias + _lattice(model).coupling * (2 * up - 4 if model.spins else up)
-    probs = jax.nn.sigmoid(beta * (2 * field if model.spins else field))
-    return jnp.round(probs * 2**BITS).astype(jnp.uint32)
+    probs = jax.nn.sigmoid(beta * (2 * field if model.spins else field)) * 2**OWN
+    leading = jnp.floor(probs)
+    return leading.astype(jnp.uint32), ((probs - leading) * 2**SHARED).astype(jnp.uint32)
 
 
-def _half(key, other, sublattice: int, digits: UInt[Array, "bit 5"]):
+def _half(key, other, sublattice: int, limits):
     """Draw one sublattice (row, half a row, word) given the other one."""
     a, b, c, d = neighbours(other, sublattice)
     first, second = a ^ b, c ^ d
@@ -87,27 +88,31 @@ def _half(key, other, sublattice: int, digits: UInt[Array, "bit 5"]):
     one = first ^ second  # k = one + 2 two + 4 four
     four = carry_first & carry_second
     two = (carry_first ^ carry_second ^ carry) & ~four
+    leading, rest = limits
 
-    def limit(digit):
-        """For every chain the digit of p_k for its own k."""
-        return _choose(four, _choose(two, _choose(one, digit[0], digit[1]), _choose(one, digit[2], digit[3])), digit[4])
+    def limit(bits):
+        """For every chain the bit of its own k."""
+        word = [_spread(bits[k]) for k in range(5)]
+        return _choose(four, _choose(two, _choose(one, word[0], word[1]), _choose(one, word[2], word[3])), word[4])
 
-    def compare(shape, keys):
-        """Take in one more digit: smaller where it is, as it was where the digits are equal."""
-
-        def step(number, below):
-            mine = limit(digits[SHARED * (shape is not row) + number])
-            random = jax.random.bits(keys[number], shape, jnp.uint32)
-            return (~random & (mine | below)) | (mine & below)
-
-        return step
-
-    # A loop, small as its body is: 24 generators in a row take long to compile, and each works on whole arrays anyway.
-    row = (1, *other.shape[1:])
     shared, own = jax.random.split(key)
-    below = lax.fori_loop(0, SHARED, compare(row, jax.random.split(shared, SHARED)), jnp.zeros_like(other))
-    below = lax.fori_loop(0, OWN, compare(other.shape, jax.random.split(own, OWN)), below)
-    return below | limit(digits[BITS])  # the digit before the point, for p = 1, which all numbers are below
+    keys = jax.random.split(own, OWN)
+    number = jax.random.bits(shared, other.shape, jnp.uint32) >> (WORD - SHARED)
+
+    def compare(digit, below):
+        """Take in one more digit: smaller where it is, as it was where the digits are equal."""
+        mine = limit(leading >> digit.astype(jnp.uint32))
+        random = jax.random.bits(keys[digit], other.shape, jnp.uint32)
+        return (~random & (mine | below)) | (mine & below)
+
+    # A loop, small as its body is: generators in a row take long to compile, and each works on whole arrays anyway.
+    below = lax.fori_loop(0, OWN, compare, limit([number < rest[k] for k in range(5)]))
+    return below | limit(leading >> OWN)  # the digit before the point, for p = 1, which all numbers are below
+
+
+def _spread(bit):
+    """The last bit in all places of a word."""
+    return jnp.uint32(0) - (bit.astype(jnp.uint32) & jnp.uint32(1))
 
 
 def _choose(bit, if_zero, if_one):
@@ -127,15 +132,12 @@ def sweep(key: Key[Array, ""], words: Words, model: Pairwise, beta: Any = 1.0) -
         ValueError: a form for which it does not.
     """
     lattice, half = _lattice(model), model.num_nodes // 2
-    # digit j of p_k, from the least significant, as a word of equal bits
     limits = thresholds(model, beta)
-    places = jnp.arange(BITS + 1, dtype=jnp.uint32)
-    digits = jnp.uint32(0) - ((limits[None] >> places[:, None]) & jnp.uint32(1))
     shape = (lattice.rows, lattice.columns // 2, -1)
     keys = jax.random.split(key)
     even, odd = words[:half].reshape(shape), words[half:].reshape(shape)
-    even = _half(keys[0], odd, 0, digits)
-    odd = _half(keys[1], even, 1, digits)
+    even = _half(keys[0], odd, 0, limits)
+    odd = _half(keys[1], even, 1, limits)
     return jnp.concatenate([even, odd]).reshape(words.shape)
 
 

@@ -18,7 +18,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 from jax import lax
-from jaxtyping import Array, Float, Int, Key
+from jaxtyping import Array, Bool, Float, Int, Key
 
 from ..forms.pairwise import Pairwise
 from . import gibbs
@@ -104,6 +104,44 @@ def start(key: Key[Array, ""], model: Pairwise, num_chains: int, num_betas: int)
     return gibbs.random_state(key, model, num_chains * num_betas).reshape(model.num_nodes, num_chains, num_betas)
 
 
+def exchange(
+    key: Key[Array, ""],
+    state: Int[Array, "node chain beta"],
+    score: Float[Array, "chain beta"],
+    betas: Float[Array, " beta"],
+) -> tuple[Int[Array, "node chain beta"], Bool[Array, "chain gap"]]:
+    """Let each pair of neighbouring levels exchange states once, first the even pairs and then the odd ones.
+
+    A pure function for use inside `jax.jit` and loops, for states of any form.
+
+    Args:
+        key: random key.
+        state: copies of every chain at every β.
+        score: the score of each of them, at β = 1.
+        betas: the ladder.
+
+    Returns:
+        The states after it, and which pairs have exchanged.
+    """
+    levels = len(betas)
+
+    def ask(log_dice, score, place, parity):
+        """Of pairs (0, 1), (2, 3), … or (1, 2), (3, 4), … those that exchange: scores and places after it."""
+        log_accept = (betas[:-1] - betas[1:])[None] * (score[:, 1:] - score[:, :-1])
+        swap = (log_dice < log_accept) & (jnp.arange(levels - 1) % 2 == parity)[None]
+        level = jnp.arange(levels, dtype=place.dtype)[None]
+        up = jnp.pad(swap, ((0, 0), (0, 1)))  # a level takes the state of the one above it
+        down = jnp.pad(swap, ((0, 0), (1, 0)))
+        source = level + up.astype(level.dtype) - down.astype(level.dtype)
+        return jnp.take_along_axis(score, source, axis=1), jnp.take_along_axis(place, source, axis=1), swap
+
+    place = jnp.broadcast_to(jnp.arange(levels, dtype=jnp.int32)[None], score.shape)
+    log_dice = jnp.log(gibbs.uniform(key, (len(score), levels - 1), score.dtype))  # each pair is asked once
+    score, place, even = ask(log_dice, score, place, 0)
+    _, place, odd = ask(log_dice, score, place, 1)
+    return jnp.take_along_axis(state, place[None], axis=2), even | odd
+
+
 @partial(jax.jit, static_argnames=("num_samples", "statistic"))
 def parallel_tempering(
     key: Key[Array, ""],
@@ -146,29 +184,13 @@ def parallel_tempering(
     if betas.shape != (levels,) or levels < 2:
         raise ValueError(f"betas has shape {betas.shape} for {levels} levels of states; wanted as many, at least two")
     ladder = jnp.tile(betas, chains)  # of each column of the flat state
-    gaps = jnp.arange(levels - 1)
-
-    def exchange(log_dice, score, place, parity):
-        """Of pairs (0, 1), (2, 3), … or (1, 2), (3, 4), … those that exchange: scores and places after it."""
-        log_accept = (betas[:-1] - betas[1:])[None] * (score[:, 1:] - score[:, :-1])
-        swap = (log_dice < log_accept) & (gaps % 2 == parity)[None]
-        level = jnp.arange(levels, dtype=place.dtype)[None]
-        up = jnp.pad(swap, ((0, 0), (0, 1)))  # a level takes the state of the one above it
-        down = jnp.pad(swap, ((0, 0), (1, 0)))
-        source = level + up.astype(level.dtype) - down.astype(level.dtype)
-        return jnp.take_along_axis(score, source, axis=1), jnp.take_along_axis(place, source, axis=1), swap
 
     def turn(_, carry):
         state, swaps, key = carry
         key, moves, dice = jax.random.split(key, 3)
-        state = gibbs.sweep(moves, state.reshape(nodes, -1), model, ladder).reshape(state.shape)
-        score = model.score(state.reshape(nodes, -1)).reshape(chains, levels)
-        place = jnp.broadcast_to(jnp.arange(levels, dtype=jnp.int32)[None], score.shape)
-        log_dice = jnp.log(gibbs.uniform(dice, (chains, levels - 1), score.dtype))  # each pair is asked once
-        score, place, even = exchange(log_dice, score, place, 0)
-        _, place, odd = exchange(log_dice, score, place, 1)
-        state = jnp.take_along_axis(state, place[None], axis=2)
-        return state, swaps + (even | odd).sum(axis=0, dtype=swaps.dtype), key
+        flat = gibbs.sweep(moves, state.reshape(nodes, -1), model, ladder)
+        state, swapped = exchange(dice, flat.reshape(state.shape), model.score(flat).reshape(chains, levels), betas)
+        return state, swaps + swapped.sum(axis=0, dtype=swaps.dtype), key
 
     def record(carry, _):
         carry = lax.fori_loop(0, thin, turn, carry)

@@ -1,5 +1,6 @@
 """Boltzmann machines on any graph."""
 
 from .machine import BoltzmannMachine
+from .random_field import MarkovRandomField
 
-__all__ = ["BoltzmannMachine"]
+__all__ = ["BoltzmannMachine", "MarkovRandomField"]

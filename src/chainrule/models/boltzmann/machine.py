@@ -6,6 +6,7 @@ x_i ∈ {0, 1}, or {−1, 1} for Ising models. Some nodes may be hidden: the mac
 ones, p(v) = Σ_h p(v, h). (Ackley, Hinton and Sejnowski 1985, A learning algorithm for Boltzmann machines.)
 """
 
+import dataclasses
 from collections.abc import Hashable, Iterable, Mapping
 from typing import Any
 
@@ -24,8 +25,10 @@ from ...graphs.labels import lookup
 from ...inference import annealing, tempering
 from ...inference.mean_field import MeanField, mean_field
 from ...learning.fit import Fit
-from . import exact, learning
+from ...learning.gradient import LBFGS
+from . import engine, exact, learning
 from .data import as_known, as_rows, as_state, check_betas, ladder, uniform_lattice
+from .pairs import Pairs
 
 
 class BoltzmannMachine(eqx.Module):
@@ -192,12 +195,12 @@ class BoltzmannMachine(eqx.Module):
     @property
     def form(self) -> Pairwise:
         """The machine as what the engines work with, its nodes in the order of `couplings`."""
-        return learning.form(self.couplings, self.bias, self.weights, self.constant, spins=self.states[0] < 0)
+        return engine.form(self.couplings, self.bias, self.weights, self.constant, spins=self.states[0] < 0)
 
     def energy(self, x) -> Float[Array, "*row"]:
         """E of states of all nodes, hidden ones included, in the order of `nodes`: one (node,) or several (row, node)."""
         x, single = as_rows(x, self.num_nodes, self.states, "nodes")
-        found = learning.energy(self.form, jnp.asarray(x)[:, self.couplings.order].T)
+        found = engine.energy(self.form, jnp.asarray(x)[:, self.couplings.order].T)
         return found[0] if single else found
 
     def log_partition(self) -> Float[Array, ""]:
@@ -243,7 +246,7 @@ class BoltzmannMachine(eqx.Module):
         for name, value, least in (("chains", chains, 2), ("stops", stops, 2), ("burn", burn, 1)):
             if value < least:
                 raise ValueError(f"{name} is {value}; wanted at least {least}")
-        return learning.sandwich(key, self.form, chains, jnp.linspace(0, 1, stops + 1, dtype=self.bias.dtype), burn)
+        return engine.sandwich(key, self.form, chains, jnp.linspace(0, 1, stops + 1, dtype=self.bias.dtype), burn)
 
     def sample(
         self,
@@ -278,8 +281,8 @@ class BoltzmannMachine(eqx.Module):
         clamp, values = self._held(given)
         lattice = None if given else uniform_lattice(self)
         if lattice is not None:  # 32 chains in a word
-            return learning.on_lattice(key, *lattice, count, sweeps, beta, single=num_samples is None)
-        drawn = learning.fresh(key, self.form, count, sweeps, beta, clamp, values)
+            return engine.on_lattice(key, *lattice, count, sweeps, beta, single=num_samples is None)
+        drawn = engine.fresh(key, self.form, count, sweeps, beta, clamp, values)
         drawn = drawn[self.couplings.rank].T
         return drawn[0] if num_samples is None else drawn
 
@@ -313,9 +316,7 @@ class BoltzmannMachine(eqx.Module):
             self.states,
             "visible nodes",
         )
-        found = learning.complete(
-            key, self.form, filled, jnp.asarray(known).reshape(filled.shape), self._shown(), sweeps
-        )
+        found = engine.complete(key, self.form, filled, jnp.asarray(known).reshape(filled.shape), self._shown(), sweeps)
         found = found[0] if single else found
         if is_concrete(found) and isinstance(values, np.ndarray):  # on the host, in the caller's own dtype
             return np.where(known, values, np.asarray(found).astype(values.dtype))
@@ -362,7 +363,7 @@ class BoltzmannMachine(eqx.Module):
         rising: Any = ladder(self, sweeps) if betas is None else betas
         check_betas(rising, ndim=1)
         rising = jnp.asarray(rising, self.bias.dtype)
-        return learning.anneal(key, self.couplings, self.form, num_chains, rising, *self._held(given))
+        return engine.anneal(key, self.couplings, self.form, num_chains, rising, *self._held(given))
 
     def temper(
         self,
@@ -407,7 +408,7 @@ class BoltzmannMachine(eqx.Module):
         check_betas(rungs, ndim=1)
         early = -(-max(burn, 0) // thin)
         rungs = jnp.asarray(rungs, self.bias.dtype)
-        found = learning.temper(key, self.couplings, self.form, rungs, num_chains, early + num_samples, thin)
+        found = engine.temper(key, self.couplings, self.form, rungs, num_chains, early + num_samples, thin)
         return eqx.tree_at(lambda f: f.records, found, found.records[early:])
 
     def mean_field(
@@ -437,8 +438,8 @@ class BoltzmannMachine(eqx.Module):
 
         Args:
             data: shape (row, visible), of values in `states`.
-            method: `LBFGS()`, which climbs the exact likelihood of up to 20 nodes, or `PCD()`. By default the first where
-                it can be.
+            method: `LBFGS()`, which climbs the exact likelihood of up to 20 nodes, or `PCD()`, whose chains begin at the
+                data; with `temperatures` they exchange with copies at lower β. By default the first where it can be.
             key: needed by `PCD`.
             progress: whether to show a bar.
 
@@ -449,7 +450,15 @@ class BoltzmannMachine(eqx.Module):
         Raises:
             ValueError: data that are not such rows, a method that does not fit, or no key for `PCD`.
         """
-        return learning.fit(self, data, method, key, progress=progress)
+        tiny = self.num_nodes <= exact.MOST
+        method = learning.choose(method, key, tiny=tiny)
+        if isinstance(method, LBFGS):
+            self._tiny("the exact likelihood")
+        rows = np.asarray(as_rows(np.atleast_2d(data), len(self.visible), self.states, "visible nodes")[0])
+        problem = Pairs(self.couplings, self._shown(), spins=self.states[0] < 0)
+        found = learning.fit(problem, (self.bias, self.weights), rows, method, key, tiny=tiny, progress=progress)
+        fitted = eqx.tree_at(lambda m: (m.bias, m.weights), self, found.model)
+        return dataclasses.replace(found, model=fitted)
 
     def _shown(self):
         """The form's number of each visible node, then of each hidden one."""
