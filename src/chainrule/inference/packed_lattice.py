@@ -105,8 +105,10 @@ def _half(key, other, sublattice: int, limits):
         random = jax.random.bits(keys[digit], other.shape, jnp.uint32)
         return (~random & (mine | below)) | (mine & below)
 
-    # A loop, small as its body is: generators in a row take long to compile, and each works on whole arrays anyway.
-    below = lax.fori_loop(0, OWN, compare, limit([number < rest[k] for k in range(5)]))
+    # On a CPU a loop, small as its body is: generators in a row take long to compile, and each works on whole arrays
+    # anyway. On an accelerator one kernel, which keeps the bits to itself instead of writing them down digit by digit.
+    unroll = jax.default_backend() != "cpu"
+    below = lax.fori_loop(0, OWN, compare, limit([number < rest[k] for k in range(5)]), unroll=unroll)
     return below | limit(leading >> OWN)  # the digit before the point, for p = 1, which all numbers are below
 
 
