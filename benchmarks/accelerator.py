@@ -133,7 +133,8 @@ def chain():
         form = cr.Chain(jnp.zeros(states), jnp.log(jnp.asarray(probs, jnp.float32)), node)
         for name, suits in (("step by step", lambda w: False), ("in pieces", choose)):
             chunks.suits = suits
-            run = jax.jit(lambda form: chain.marginals.__wrapped__(form))  # noqa: PLW0108 - a program of its own
+            jax.clear_caches()  # what was traced before has chosen already
+            run = chain.marginals
             yield f"{states} states, {name}", lambda run=run, form=form: run(form), 100_000, 4 * node.nbytes, 0
     chunks.suits = choose
 

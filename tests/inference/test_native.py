@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from jax import lax
 
+from chainrule.forms.products import product
 from chainrule.inference import native, scaled
 
 MARK = "xla_cpu_small_call"
@@ -21,7 +22,7 @@ def walk(matrix, x, unused):
     """A state that a matrix moves and `x` weighs; more is given than is needed."""
 
     def body(state, weight):
-        state = jnp.dot(state, matrix) * weight
+        state = product(state, matrix) * weight
         state = state / state.sum()
         return state, state
 

@@ -90,6 +90,7 @@ def test_only_accelerators_and_long_chains_with_few_states_suit(monkeypatch):
             True, *(jnp.zeros(s) for s in (states, (states, states), (time, states))), jnp.zeros(time, bool)
         )
 
+    monkeypatch.setattr(jax, "default_backend", lambda: "cpu")
     assert not chunks.suits(weights(1000, 3))
     monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
     assert chunks.suits(weights(1000, 3))
