@@ -13,9 +13,44 @@ import zoo
 
 import chainrule as cr
 from chainrule.inference import chain as chain_engine
-from chainrule.inference import decoding
+from chainrule.inference import compound, compound_paths, decoding, parallel, rows
+from chainrule.inference.second_order import Triples
+from chainrule.inference.semi_markov import Segments
 
 MODELS = pytest.mark.parametrize("example", zoo.EXAMPLES, ids=lambda e: e.name)
+
+
+def in_rows(chain):
+    """Two rows: the chain, and the same backwards."""
+    node = jnp.stack([chain.node, chain.node[::-1]], axis=-1)
+    start = jnp.zeros((len(node), 2), bool).at[0].set(True)
+    return chain.initial, chain.pair, node, start, jnp.ones_like(node[:, 0])
+
+
+def as_triples(chain):
+    """The chain as one of second order, whose triples repel equal neighbours."""
+    _, pair, node, start, _ = in_rows(chain)
+    triple = -jnp.broadcast_to(jnp.eye(3)[:, :, None], (3, 3, 4))
+    return Triples(3), compound.Steps({"pair": pair, "triple": triple}, {"node": node}, {}, start)
+
+
+def as_segments(chain):
+    """The chain as one of segments of up to two steps."""
+    _, pair, node, start, _ = in_rows(chain)
+    left = jnp.minimum(jnp.arange(len(node))[::-1], 1)[:, None].repeat(2, axis=1)
+    return Segments(3, 2), compound.Steps(
+        {"pair": pair, "length": jnp.zeros((2, 3))}, {"node": node}, {"left": left}, start
+    )
+
+
+def compounded(form, function):
+    """What a function says of a chain of compound states."""
+    return lambda chain: function(*form(chain))
+
+
+def total(kind, steps):
+    return compound.total(kind, *steps, jnp.ones(steps.start.shape))
+
 
 # A chain in, arrays out; whether the answer is a smooth function of the potentials.
 ENGINES = [
@@ -27,6 +62,16 @@ ENGINES = [
     ("sample", partial(chain_engine.sample, jax.random.key(0), num_samples=3), False),
     ("viterbi", decoding.viterbi, False),
     ("k_best", partial(decoding.k_best, k=2), False),
+    ("parallel log_partition", parallel.log_partition, True),
+    ("parallel marginals", parallel.marginals, False),
+    ("rows total", lambda chain: rows.total(True, *in_rows(chain)), True),
+    ("rows smooth", lambda chain: rows.smooth(*in_rows(chain), log=True).marginals, False),
+    ("rows filter", lambda chain: jnp.exp(rows.log_filter(*in_rows(chain)[:-1], log=True)[0]), False),
+    ("rows viterbi", lambda chain: decoding.best_states(*in_rows(chain)[:-1]), False),
+    ("second order total", compounded(as_triples, total), True),
+    ("second order viterbi", compounded(as_triples, compound_paths.best_states), False),
+    ("segments total", compounded(as_segments, total), True),
+    ("segments viterbi", compounded(as_segments, compound_paths.best_states), False),
 ]
 
 
