@@ -1,5 +1,8 @@
 """What users do that nobody planned for: each of these once gave a wrong answer or somebody else's error."""
 
+import subprocess
+import sys
+
 import equinox as eqx
 import jax
 import jax.numpy as jnp
@@ -179,3 +182,29 @@ def test_mixtures_can_be_reordered_under_vmap():
     found = jax.vmap(lambda e, order: e.permute(order))(batch, jnp.array([[0, 1], [1, 0]]))
     np.testing.assert_allclose(found.component.rate, [[1, 2, 10, 20], [10, 20, 1, 2]])
     assert eqx.tree_equal(bumps.permute([1, 0]).permute([1, 0]), bumps)
+
+
+LARGE = """
+import resource, sys
+import numpy as np
+import chainrule as cr
+
+steps, states = map(int, sys.argv[1:])
+rng = np.random.default_rng(0)
+transition = rng.dirichlet(np.ones(states), states).astype(np.float32)
+hmm = cr.HMM(np.full(states, 1 / states), transition, cr.emissions.Poisson(np.linspace(1, 50, states)))
+peak = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+x, before = rng.poisson(20, steps), peak()
+for answer in (hmm.posterior(x).marginals, hmm.viterbi(x).states, hmm.filter(x).states):
+    assert np.isfinite(answer).all()
+print((peak() - before) / (4 * steps * states))
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("steps", "states", "arrays"), [(1_000_000, 5, 30), (2000, 1000, 60)])
+def test_large_models_take_memory_of_time_times_states(steps, states, arrays):
+    """Peak memory in arrays (time, state) of float32, the compiler's own included: pairs would be a thousand of them."""
+    command = [sys.executable, "-c", LARGE, str(steps), str(states)]
+    done = subprocess.run(command, check=True, capture_output=True, text=True, timeout=300)
+    assert float(done.stdout) < arrays
