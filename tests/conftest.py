@@ -8,10 +8,11 @@ os.environ.setdefault("JAX_PLATFORMS", "cpu")
 if version("jaxlib").startswith("0.10."):
     # Most of the time goes into compiling: the older emitters, as in inference/compiling.py, and machine code that is not
     # optimised take half of it. XLA_FLAGS="" tests what users run; tutorials and benchmarks run that too.
-    quick = "--xla_cpu_use_fusion_emitters=false --xla_backend_optimization_level=0"
-    os.environ.setdefault("XLA_FLAGS", quick)
+    quick = ("use_fusion_emitters=false", "parallel_codegen_split_count=1")
+    flags = " ".join(f"--xla_cpu_{flag}" for flag in quick)
+    os.environ.setdefault("XLA_FLAGS", f"{flags} --xla_backend_optimization_level=0")
 
-# A fifth of the rest goes into where each operation was written, and into partitioning programs that run on one device.
+# A tenth of the rest goes into where each operation was written, and into partitioning programs that run on one device.
 os.environ.setdefault("JAX_TRACEBACK_IN_LOCATIONS_LIMIT", "0")
 os.environ.setdefault("JAX_USE_SHARDY_PARTITIONER", "0")
 

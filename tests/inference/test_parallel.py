@@ -9,7 +9,7 @@ import pytest
 
 import chainrule as cr
 from chainrule.inference import chain as sequential
-from chainrule.inference import chunks, parallel, rows
+from chainrule.inference import chunks, decoding, parallel
 
 COMPILED = {name: jax.jit(engine.marginals) for name, engine in {"one": sequential, "many": parallel}.items()}
 
@@ -68,13 +68,13 @@ def test_models_take_these_sweeps_where_they_suit(monkeypatch):
     def answers():
         slope = jax.jit(jax.grad(lambda model, data: model.log_prob(data).sum()))
         for data in asked:
-            yield [hmm.log_prob(data), hmm.posterior(data).marginals, hmm.filter(data).states]
+            yield [hmm.log_prob(data), hmm.posterior(data).marginals, hmm.filter(data).states, hmm.viterbi(data).states]
             yield slope(hmm, cr.Sequences.pack(data))
 
     jax.clear_caches()
     one_by_one = [jax.tree.leaves(found) for found in answers()]
     taken = []
-    monkeypatch.setattr(chunks, "suits", lambda w: taken.append(w.likelihood.ndim) or True)
+    monkeypatch.setattr(chunks, "suits", lambda likelihood: taken.append(likelihood.ndim) or True)
     jax.clear_caches()
     side_by_side = [jax.tree.leaves(found) for found in answers()]
     jax.clear_caches()
@@ -91,8 +91,26 @@ def test_only_accelerators_and_long_chains_with_few_states_suit(monkeypatch):
         )
 
     monkeypatch.setattr(jax, "default_backend", lambda: "cpu")
-    assert not chunks.suits(weights(1000, 3))
+    assert not chunks.suits(jnp.zeros((1000, 3)))
     monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
-    assert chunks.suits(weights(1000, 3))
-    assert not chunks.suits(weights(50, 3))
-    assert not chunks.suits(weights(200, 150))
+    assert chunks.suits(jnp.zeros((1000, 3)))
+    assert not chunks.suits(jnp.zeros((50, 3)))
+    assert not chunks.suits(jnp.zeros((200, 150)))
+
+
+@pytest.mark.parametrize("shape", ["one", "time-varying", "rows", "rows, each with its own"])
+def test_the_best_path_in_pieces_is_the_best_path(shape):
+    """Whole numbers, so that no sum is rounded and even ties have to be decided alike; zeros, and sequences end to end."""
+    rng = np.random.default_rng(len(shape))
+    time, states, rows = 47, 3, 4
+    row = (rows,) if "rows" in shape else ()
+    pair = {"one": (), "rows": ()}.get(shape, (time,))
+    transition = rng.integers(-3, 1, (*pair, states, states, *(row if "own" in shape else ())))
+    transition = np.where(rng.random(transition.shape) < 0.2, -np.inf, transition)
+    start = rng.random((time, *row)) < 0.1
+    start[0] = True
+    args = (rng.integers(-3, 1, states), transition, rng.integers(-5, 1, (time, states, *row)))
+    args = (*(jnp.asarray(a, jnp.float32) for a in args), jnp.asarray(start))
+    wanted = decoding.best_states(*args)
+    np.testing.assert_array_equal(chunks.best_states(*args), wanted)
+    assert len(np.unique(wanted)) == states

@@ -14,6 +14,7 @@ from jax import lax
 from jaxtyping import Array, Float, Int
 
 from ..forms.chain import Chain
+from . import chunks
 from .chain import _arrays
 from .compiling import jit
 from .logspace import finite
@@ -45,6 +46,8 @@ def viterbi(chain: Chain) -> Path:
 
 def best_states(initial, transition, node, start) -> Int[Array, "time *row"]:
     """Viterbi over all rows: log-potentials in, states out. Padding and impossible sequences get arbitrary states."""
+    if chunks.suits(node):
+        return chunks.best_states(initial, transition, node, start)
     homogeneous = transition.ndim == 2
     extra = [1] * (node.ndim - 2)
     first = initial.reshape(-1, *extra)

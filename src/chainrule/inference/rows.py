@@ -56,7 +56,7 @@ def _log_weigh(log, initial, transition, log_likelihood, start) -> logspace.LogW
 
 def _fast_smooth(log, initial, transition, log_likelihood, start, weight):
     w, sound = _weigh(log, initial, transition, log_likelihood, start), True
-    if fused.suits(w) and not chunks.suits(w):
+    if fused.suits(w) and not chunks.suits(w.likelihood):
         constant, mass, marginals, by_initial, by_transition = fused.smooth(w, weight)
     else:
         s, sound = _sweep(w)
@@ -70,12 +70,12 @@ def _fast_smooth(log, initial, transition, log_likelihood, start, weight):
 
 def _sweep(w):
     """Both directions, and whether what is left to check of them holds."""
-    return chunks.sweep(w) if chunks.suits(w) else (scaled.sweep(w), True)
+    return chunks.sweep(w) if chunks.suits(w.likelihood) else (scaled.sweep(w), True)
 
 
 def _forward(w):
     """Filtered distributions, constants, and whether what is left to check of them holds."""
-    if not chunks.suits(w):
+    if not chunks.suits(w.likelihood):
         return *scaled.forward(w), True
     s, sound = chunks.sweep(w)
     return s.filtered, s.constant, sound
