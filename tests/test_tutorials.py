@@ -79,7 +79,8 @@ def run_quickly(name: str, out: Path) -> str:
     """Run a tutorial as a reader would, with `--quick`, and return what it printed."""
     command = [sys.executable, str(ROOT / "tutorials" / name), "--quick", "--out", str(out)]
     environment = {**os.environ, "JAX_PLATFORMS": "cpu", "PYTHONIOENCODING": "utf-8"}
-    environment.pop("XLA_FLAGS", None)  # those of conftest.py are not a reader's
+    for flag in ("XLA_FLAGS", "JAX_TRACEBACK_IN_LOCATIONS_LIMIT", "JAX_USE_SHARDY_PARTITIONER"):
+        environment.pop(flag, None)  # those of conftest.py are not a reader's
     done = subprocess.run(command, capture_output=True, encoding="utf-8", env=environment, cwd=ROOT, check=False)
     assert done.returncode == 0, done.stderr[-3000:]
     return done.stdout
