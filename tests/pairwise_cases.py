@@ -2,6 +2,7 @@
 
 from functools import cache
 
+import jax
 import jax.numpy as jnp
 import networkx as nx
 import numpy as np
@@ -33,18 +34,22 @@ def torus(n: int, layout: type) -> cr.Pairwise:
     return compile_edges(n * n, ends, layout).form(jnp.zeros(n * n), jnp.ones(ends.shape[1]), spins=True)
 
 
+def random_edges(layout: type, seed: int = 0):
+    """Number of nodes, ends of edges, weights and biases of a graph that the layout is made for."""
+    rng = np.random.default_rng(seed)
+    graph = nx.complete_bipartite_graph(4, 3) if layout is Bipartite else nx.gnp_random_graph(8, 0.5, seed=1)
+    ends = np.array(graph.edges).T
+    return len(graph), ends, rng.normal(0, 0.6, ends.shape[1]), rng.normal(0, 0.5, len(graph))
+
+
 @cache
 def random_model(layout: type, *, spins: bool, seed: int = 0) -> cr.Pairwise:
     """Eight nodes or so with random weights."""
-    rng = np.random.default_rng(seed)
     if layout is Lattice:
-        return cr.Pairwise(jnp.float32(rng.normal(0, 0.3, 16)), Lattice(0.3, 4, 4), spins=spins)
-    if layout is Bipartite:
-        return cr.Pairwise(jnp.float32(rng.normal(0, 0.5, 7)), Bipartite(rng.normal(0, 0.6, (4, 3))), spins=spins)
-    graph = nx.gnp_random_graph(8, 0.5, seed=1)
-    ends = np.array(graph.edges).T
-    weights = jnp.float32(rng.normal(0, 0.6, ends.shape[1]))
-    return compile_edges(8, ends, layout).form(jnp.float32(rng.normal(0, 0.5, 8)), weights, spins=spins)
+        bias = np.random.default_rng(seed).normal(0, 0.3, 16)
+        return cr.Pairwise(jnp.float32(bias), Lattice(0.3, 4, 4), spins=spins)
+    count, ends, weights, bias = random_edges(layout, seed)
+    return compile_edges(count, ends, layout).form(jnp.float32(bias), jnp.float32(weights), spins=spins)
 
 
 LAYOUTS = [Dense, Bipartite, Neighbours, Lattice]
@@ -56,9 +61,12 @@ def states(model: cr.Pairwise) -> np.ndarray:
     return 2 * bits - 1 if model.spins else bits
 
 
+_fields = jax.jit(lambda coupling, x: coupling.fields(x))
+
+
 def couplings(model: cr.Pairwise) -> np.ndarray:
     """The matrix w, from fields of unit vectors."""
-    return np.asarray(model.coupling.fields(jnp.eye(model.num_nodes, dtype=jnp.float32)), np.float64)
+    return np.asarray(_fields(model.coupling, np.eye(model.num_nodes, dtype=np.float32)), np.float64)
 
 
 def scores(model: cr.Pairwise, x: np.ndarray) -> np.ndarray:

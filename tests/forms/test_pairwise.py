@@ -20,8 +20,9 @@ SPINS = pytest.mark.parametrize("spins", [False, True])
 def test_scores_are_the_double_sum(layout, spins):
     model = cases.random_model(layout, spins=spins)
     x = cases.states(model)[:, :: 7 if layout is Lattice else 1]
-    np.testing.assert_allclose(model.score(jnp.asarray(x, jnp.int8)), cases.scores(model, x), atol=2e-5)
-    np.testing.assert_array_equal(model.energy(jnp.asarray(x)), -model.score(jnp.asarray(x)))
+    score, energy = jax.jit(lambda m, x: (m.score(x), m.energy(x)))(model, x.astype(np.int8))
+    np.testing.assert_allclose(score, cases.scores(model, x), atol=2e-5)
+    np.testing.assert_array_equal(energy, -score)
 
 
 @LAYOUTS
@@ -32,24 +33,34 @@ def test_couplings_are_symmetric_and_slices_are_free_of_them(layout):
     starts = model.coupling.starts
     for low, high in itertools.pairwise(starts):
         assert not w[low:high, low:high].any()
-    np.testing.assert_allclose(np.broadcast_to(model.coupling.totals(), len(w)), w.sum(1), atol=1e-6)
     x = np.random.default_rng(0).choice([-1, 1], (len(w), 5)).astype(np.int8)
-    parts = [model.coupling.slice_fields(jnp.asarray(x), k) for k in range(len(starts) - 1)]
+
+    @jax.jit
+    def look(model, x):
+        parts = [model.coupling.slice_fields(x, k) for k in range(len(starts) - 1)]
+        return model.coupling.totals(), parts, model.fields(x)
+
+    totals, parts, fields = look(model, x)
+    np.testing.assert_allclose(np.broadcast_to(totals, len(w)), w.sum(1), atol=1e-6)
     np.testing.assert_allclose(np.concatenate(parts), w @ x, atol=1e-5)
-    np.testing.assert_allclose(model.fields(jnp.asarray(x)), w @ x + np.asarray(model.biases)[:, None], atol=1e-5)
+    np.testing.assert_allclose(fields, w @ x + np.asarray(model.biases)[:, None], atol=1e-5)
 
 
 @LAYOUTS
 @SPINS
 def test_conversion_keeps_every_score_with_its_constant(layout, spins):
     model = cases.random_model(layout, spins=spins)
-    other = model.as_bits() if spins else model.as_spins()
-    assert other.spins != spins
     assert (model.as_spins() if spins else model.as_bits()) is model
-    some = slice(None, None, 7 if layout is Lattice else 1)
-    x, y = cases.states(model)[:, some], cases.states(other)[:, some]
-    np.testing.assert_allclose(other.score(jnp.asarray(y)), model.score(jnp.asarray(x)), atol=3e-5)
-    again = other.as_spins() if spins else other.as_bits()
+    x = cases.states(model)[:, :: 7 if layout is Lattice else 1].astype(np.int8)
+
+    @jax.jit
+    def turn(model, x, y):
+        other = model.as_bits() if spins else model.as_spins()
+        assert other.spins != spins
+        return model.score(x), other.score(y), other.as_spins() if spins else other.as_bits()
+
+    score, wanted, again = turn(model, x, (x + 1) // 2 if spins else 2 * x - 1)
+    np.testing.assert_allclose(score, wanted, atol=3e-5)
     for leaf, wanted in zip(jax.tree.leaves(again), jax.tree.leaves(model), strict=True):
         np.testing.assert_allclose(leaf, wanted, atol=2e-6)
 
@@ -58,10 +69,11 @@ def test_one_bias_for_a_lattice():
     shared = cr.Pairwise(jnp.float32(0.3), Lattice(0.5, 4, 6), spins=True)
     each = cr.Pairwise(jnp.full(24, 0.3, jnp.float32), Lattice(0.5, 4, 6), spins=True)
     x = jnp.asarray(np.random.default_rng(0).choice([-1, 1], (24, 9)), jnp.int8)
-    np.testing.assert_allclose(shared.score(x), each.score(x), rtol=1e-6)
-    bits = jnp.asarray(x > 0, jnp.int8)
-    np.testing.assert_allclose(shared.as_bits().score(bits), each.as_bits().score(bits), rtol=1e-5)
-    np.testing.assert_allclose(shared.as_bits().score(bits), shared.score(x), atol=1e-4)
+    look = jax.jit(lambda m, x: (m.score(x), m.as_bits().score(jnp.asarray(x > 0, jnp.int8))))
+    (one, one_of_bits), (other, other_of_bits) = look(shared, x), look(each, x)
+    np.testing.assert_allclose(one, other, rtol=1e-6)
+    np.testing.assert_allclose(one_of_bits, other_of_bits, rtol=1e-5)
+    np.testing.assert_allclose(one_of_bits, one, atol=1e-4)
 
 
 def test_a_lattice_joins_each_site_with_its_four_neighbours():

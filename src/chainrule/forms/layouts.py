@@ -58,6 +58,11 @@ class Dense(AbstractLayout):
 
     Raises:
         ValueError: a matrix that is not square, not symmetric, not finite, or couples a node with itself.
+
+    Example:
+        >>> from chainrule.forms.layouts import Dense
+        >>> Dense([[0.0, 1.0], [1.0, 0.0]]).starts  # each node is drawn alone
+        (0, 1, 2)
     """
 
     weights: Float[Array, "node node"]
@@ -117,6 +122,11 @@ class Bipartite(AbstractLayout):
 
     Raises:
         ValueError: not a matrix, or not finite.
+
+    Example:
+        >>> from chainrule.forms.layouts import Bipartite
+        >>> Bipartite([[1.0, 2.0, 3.0]]).starts  # one node, then three at once
+        (0, 1, 4)
     """
 
     weights: Float[Array, "first second"]
@@ -165,6 +175,14 @@ class Neighbours(AbstractLayout):
     Raises:
         ValueError: tables that do not fit; unknown neighbours; NaN; a pair inside a slice, or one whose ends differ about
             its coupling.
+
+    Example:
+        >>> import numpy as np
+        >>> from chainrule.forms.layouts import Neighbours
+        >>> ends, middle = np.array([[2], [2]]), np.array([[0, 1]])  # a path 0 — 2 — 1
+        >>> path = Neighbours([ends, middle], [np.array([[0.5], [-0.5]]), np.array([[0.5, -0.5]])])
+        >>> path.starts, path.totals().tolist()
+        ((0, 2, 3), [0.5, -0.5, 0.0])
     """
 
     index: tuple[Int[Array, "some degree"], ...]
@@ -241,6 +259,12 @@ class Lattice(AbstractLayout):
 
     Raises:
         ValueError: an odd or a short side, on which alternate sites or wrapped pairs are not what they seem.
+
+    Example:
+        >>> from chainrule.forms.layouts import Lattice
+        >>> lattice = Lattice(0.44, 4, 6)
+        >>> lattice.num_nodes, lattice.starts, lattice.sites[:4].tolist()
+        (24, (0, 12, 24), [[0, 0], [0, 2], [0, 4], [1, 1]])
     """
 
     coupling: Float[Array, ""]

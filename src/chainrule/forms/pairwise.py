@@ -82,7 +82,15 @@ class Pairwise(eqx.Module):
         return jnp.broadcast_to(self.bias, (self.num_nodes,))
 
     def fields(self, state: Num[Array, "node chain"]) -> Float[Array, "node chain"]:
-        """b_i + Σ_j w_ij x_j of every node: how much its score grows by one unit of x_i."""
+        """b_i + Σ_j w_ij x_j of every node: how much its score grows by one unit of x_i.
+
+        Example:
+            >>> import jax.numpy as jnp, chainrule as cr
+            >>> from chainrule.forms.layouts import Bipartite
+            >>> model = cr.Pairwise(jnp.array([0.5, -1.0]), Bipartite([[4.0]]))
+            >>> model.fields(jnp.array([[0, 1], [0, 1]])).tolist()  # of two chains: all bits off, all on
+            [[0.5, 4.5], [-1.0, 3.0]]
+        """
         return self.biases[:, None] + self.coupling.fields(state)
 
     def score(self, state: Num[Array, "node chain"]) -> Float[Array, " chain"]:
@@ -98,6 +106,16 @@ class Pairwise(eqx.Module):
         """The same distribution and the same scores over s = 2x − 1 ∈ {−1, 1}.
 
         w x x′ = w/4 (s s′ + s + s′ + 1),    b x = b/2 (s + 1)
+
+        Example:
+            >>> import jax.numpy as jnp, chainrule as cr
+            >>> from chainrule.forms.layouts import Bipartite
+            >>> bits = cr.Pairwise(jnp.zeros(2), Bipartite([[4.0]]))
+            >>> spins = bits.as_spins()
+            >>> spins.bias.tolist(), spins.coupling.weights.item(), spins.constant.item()
+            ([1.0, 1.0], 1.0, 1.0)
+            >>> bits.score(jnp.array([[1, 0], [1, 1]])).tolist() == spins.score(jnp.array([[1, -1], [1, 1]])).tolist()
+            True
         """
         if self.spins:
             return self

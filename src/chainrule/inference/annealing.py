@@ -37,6 +37,13 @@ class Annealed(eqx.Module):
     Attributes:
         log_weights: log w of each chain, shape (chains,).
         state: the chains where they are at the end. They are samples of p_end only when weighted by `log_weights`.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> from chainrule.inference.annealing import Annealed
+        >>> found = Annealed(jnp.log(jnp.array([1.0, 1.0, 1.0, 5.0])), None)
+        >>> round(float(jnp.exp(found.log_ratio)), 4), round(float(found.effective_sample_size), 4)
+        (2.0, 2.2857)
     """
 
     log_weights: Float[Array, " chain"]

@@ -152,7 +152,18 @@ def run(
     beta: Float[Array, "*chain"] | float = 1.0,
     clamp: Bool[Array, "node #chain"] | None = None,
 ) -> Int[Array, "node chain"]:
-    """Sweep a number of times; arguments as for `sweep`. Only shapes are structure: nothing else compiles anew."""
+    """Sweep a number of times; arguments as for `sweep`. Only shapes are structure: nothing else compiles anew.
+
+    Example:
+        >>> import jax, jax.numpy as jnp, chainrule as cr
+        >>> from chainrule.forms.layouts import Dense
+        >>> from chainrule.inference import gibbs
+        >>> model = cr.Pairwise(jnp.zeros(2), Dense(jnp.array([[0.0, 9.0], [9.0, 0.0]])), spins=True)  # they agree
+        >>> clamp = jnp.array([[True], [False]])
+        >>> state = gibbs.random_state(jax.random.key(0), model, 4, given=jnp.ones((2, 1)), clamp=clamp)
+        >>> gibbs.run(jax.random.key(1), state, model, 3, 1.0, clamp).tolist()
+        [[1, 1, 1, 1], [1, 1, 1, 1]]
+    """
     return lax.fori_loop(0, sweeps, lambda i, s: sweep(jax.random.fold_in(key, i), s, model, beta, clamp), state)
 
 

@@ -56,6 +56,14 @@ class Langevin(AbstractSampler):
     Raises:
         ValueError: a step size that is not positive, no steps, or negative noise.
 
+    Example:
+        >>> import jax, jax.numpy as jnp, chainrule as cr
+        >>> normal = cr.EnergyModel(lambda x: (x**2).sum() / 2, shape=1)
+        >>> far = jnp.full((2000, 1), 3.0)
+        >>> draws = normal.walk(jax.random.key(0), far, method=cr.Langevin(0.1, steps=100)).samples
+        >>> bool(abs(draws.mean()) < 0.1), bool(abs(draws.std() - 1) < 0.1)
+        (True, True)
+
     Reference: Roberts and Tweedie, "Exponential convergence of Langevin distributions", 1996.
     """
 
@@ -91,6 +99,13 @@ class MALA(AbstractSampler):
 
     Raises:
         ValueError: a step size that is not positive, or no steps.
+
+    Example:
+        >>> import jax, jax.numpy as jnp, chainrule as cr
+        >>> normal = cr.EnergyModel(lambda x: (x**2).sum() / 2, shape=1)
+        >>> found = normal.walk(jax.random.key(0), jnp.zeros((500, 1)), method=cr.MALA(0.5, steps=20))
+        >>> bool(0.8 < found.acceptance.mean() < 1)  # where it is below a half, take shorter steps
+        True
     """
 
     step_size: float = 0.1
@@ -127,6 +142,11 @@ class HMC(AbstractSampler):
 
     Raises:
         ValueError: a step size that is not positive, no steps, or no leapfrogs.
+
+    Example:
+        >>> import chainrule as cr
+        >>> cr.HMC(0.2, leapfrogs=5, steps=50)  # for `EnergyModel.sample(key, n, method=…)`
+        HMC(step_size=0.2, leapfrogs=5, steps=50)
     """
 
     step_size: float = 0.1

@@ -55,6 +55,15 @@ def mean_field(
         clamp: true where a node keeps its mean.
         tolerance: largest change of a mean in a sweep that counts as rest.
         max_iterations: most sweeps.
+
+    Example:
+        >>> import jax.numpy as jnp, chainrule as cr
+        >>> from chainrule.forms.layouts import Dense
+        >>> from chainrule.inference.mean_field import mean_field
+        >>> model = cr.Pairwise(jnp.zeros(2), Dense(jnp.array([[0.0, 2.0], [2.0, 0.0]])), spins=True)
+        >>> found = mean_field(jnp.array([[0.1, -0.1], [0.1, -0.1]]), model)  # two starts, two sides: m = tanh 2m
+        >>> [round(float(m), 2) for m in found.means[0]]
+        [0.96, -0.96]
     """
     beta = jnp.asarray(beta, model.bias.dtype)
     free = jnp.ones_like(means, bool) if clamp is None else ~jnp.broadcast_to(clamp, means.shape)

@@ -52,6 +52,16 @@ def pack(state: Int[Array, "node chain"]) -> Words:
 
     Raises:
         ValueError: another number of chains.
+
+    Example:
+        >>> import jax, jax.numpy as jnp, chainrule as cr
+        >>> from chainrule.forms.layouts import Lattice
+        >>> from chainrule.inference import gibbs, packed_lattice
+        >>> model = cr.Pairwise(jnp.array(0.0), Lattice(1.0, 4, 4), spins=True)
+        >>> state = gibbs.random_state(jax.random.key(0), model, num_chains=64)
+        >>> words = packed_lattice.pack(state)
+        >>> words.shape, bool((packed_lattice.unpack(words, model) == state).all())
+        ((16, 2), True)
     """
     nodes, chains = state.shape
     if chains % WORD:

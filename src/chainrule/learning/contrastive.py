@@ -77,6 +77,14 @@ class CD(AbstractContrastive):
 
     Raises:
         ValueError: a setting outside its range.
+
+    Example:
+        >>> import chainrule as cr, jax, numpy as np
+        >>> rows = np.array([[1, 1, np.nan], [0, 0, 0], [1, np.nan, 1], [0, 0, np.nan]] * 10)
+        >>> rbm = cr.RBM.random(jax.random.key(0), 3, 1, data=rows, scale=0.5)
+        >>> fit = rbm.fit(rows, method=cr.CD(epochs=300, batch_size=10, learning_rate=0.5), key=jax.random.key(1))
+        >>> bool(fit.model.conditionals([1, 1, np.nan], sites=[2])[0, 1] > 0.9)  # what is missing goes with the others
+        True
     """
 
 

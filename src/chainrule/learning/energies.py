@@ -65,6 +65,12 @@ class LangevinPCD(AbstractEnergyObjective):
 
     Raises:
         ValueError: no chains, a share outside [0, 1], a negative penalty, or a gap that is not positive.
+
+    Example:
+        >>> import chainrule as cr
+        >>> careful = cr.LangevinPCD(cr.Langevin(0.01, steps=40), penalty=0.01)  # longer chains, a stronger hold
+        >>> careful.sampler.steps, careful.chains
+        (40, 1000)
     """
 
     sampler: AbstractSampler = eqx.field(default_factory=lambda: Langevin(0.01, 20))
@@ -192,6 +198,23 @@ class NoiseContrastive(AbstractEnergyObjective):
 
     Raises:
         ValueError: no noise points, or noise without `sample` and `log_prob`.
+
+    Example:
+        >>> import chainrule as cr, equinox as eqx, jax, jax.numpy as jnp
+        >>> class Bowl(eqx.Module):
+        ...     depth: jax.Array
+        ...
+        ...     def __call__(self, x):
+        ...         return self.depth * (x**2).sum()
+        >>> data = 0.5 * jax.random.normal(jax.random.key(0), (2000, 1))
+        >>> fit = cr.EnergyModel(Bowl(jnp.ones(())), shape=1).fit(
+        ...     data,
+        ...     objective=cr.NoiseContrastive(),
+        ...     method=cr.MiniBatch(epochs=10, learning_rate=0.05),
+        ...     key=jax.random.key(1),
+        ... )
+        >>> bool(abs(fit.model.log_prob([[0.0]])[0] - jnp.log(2 / jnp.sqrt(2 * jnp.pi))) < 0.1)  # N(0, ½²), normalised
+        True
     """
 
     noise: Any = None

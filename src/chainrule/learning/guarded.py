@@ -28,6 +28,11 @@ class Safeguard(eqx.Module):
 
     Raises:
         ValueError: an empty period, negative retries, or a factor outside (0, 1].
+
+    Example:
+        >>> import chainrule as cr
+        >>> cr.Safeguard(period=20, retries=5)  # for a fit that diverges often: `model.fit(…, safeguard=…)`
+        Safeguard(period=20, retries=5)
     """
 
     period: int = 50

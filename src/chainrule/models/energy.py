@@ -91,6 +91,12 @@ class EnergyModel(eqx.Module):
 
         Raises:
             ValueError: log Z is not known; or as `energy`.
+
+        Example:
+            >>> import chainrule as cr, numpy as np
+            >>> normal = cr.EnergyModel(lambda x: (x**2).sum() / 2, shape=1, log_normaliser=np.log(2 * np.pi) / 2)
+            >>> np.asarray(normal.log_prob([[0.0], [1.0]]), float).round(3).tolist(), normal.score([2.0]).tolist()
+            ([-0.919, -1.419], [-2.0])
         """
         if self.log_normaliser is None:
             raise ValueError(
@@ -138,6 +144,13 @@ class EnergyModel(eqx.Module):
 
         Raises:
             ValueError: a start that is not (chain, *shape), or not finite.
+
+        Example:
+            >>> import chainrule as cr, jax, jax.numpy as jnp
+            >>> normal = cr.EnergyModel(lambda x: (x**2).sum() / 2, shape=1)
+            >>> walk = normal.walk(jax.random.key(0), jnp.zeros((4, 1)), method=cr.Langevin(0.1, steps=10), keep=True)
+            >>> walk.path.shape
+            (10, 4, 1)
         """
         start = self._checked(start)
         if start.ndim != len(self.shape) + 1:

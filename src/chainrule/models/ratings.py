@@ -115,6 +115,16 @@ class Ratings(eqx.Module):
 
         Raises:
             ValueError: a line that is not like that, with its number; or as the constructor.
+
+        Example:
+            >>> import chainrule as cr, pathlib, tempfile
+            >>> lines = ("Ann,Jaws,5,881250949", "Bo,Jaws,1,881250950")  # the last field is a time
+            >>> with tempfile.TemporaryDirectory() as folder:
+            ...     path = pathlib.Path(folder) / "ratings.csv"
+            ...     _ = path.write_text(chr(10).join(lines))
+            ...     ratings = cr.Ratings.read(path, separator=",")
+            >>> ratings.users, ratings.items, ratings.table.tolist()
+            (('Ann', 'Bo'), ('Jaws',), [[5.0], [1.0]])
         """
         triples, seen = [], {}
         with open(path, encoding="utf-8") as lines:
@@ -169,6 +179,12 @@ class Ratings(eqx.Module):
 
         Raises:
             ValueError: no users, items or factors, or a share outside (0, 1].
+
+        Example:
+            >>> import chainrule as cr, jax
+            >>> ratings = cr.Ratings.latent_factors(jax.random.key(0), 40, 10, share=0.5)
+            >>> ratings.rated.mean().round(2).item(), sorted(set(ratings.table[ratings.rated].tolist()))
+            (0.5, [1.0, 2.0, 3.0, 4.0, 5.0])
         """
         if min(num_users, num_items, factors) < 1 or not 0 < share <= 1:
             raise ValueError(
@@ -202,6 +218,13 @@ class Ratings(eqx.Module):
 
         Raises:
             ValueError: a share outside (0, 1).
+
+        Example:
+            >>> import chainrule as cr, jax
+            >>> ratings = cr.Ratings.latent_factors(jax.random.key(0), 40, 10)
+            >>> train, test = ratings.split(jax.random.key(1), share=0.2)
+            >>> bool((train.rated & test.rated).any()), bool(((train.rated | test.rated) == ratings.rated).all())
+            (False, True)
         """
         if not 0 < share < 1:
             raise ValueError(f"share is {share}; it must be between 0 and 1")

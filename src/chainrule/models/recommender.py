@@ -153,6 +153,13 @@ class Recommender(eqx.Module):
 
         Raises:
             ValueError: a count below one, or as `free_energy`.
+
+        Example:
+            >>> import chainrule as cr, jax, numpy as np
+            >>> ratings = cr.Ratings([[5, np.nan, 4], [np.nan, 2, np.nan]], items=("Alien", "Jaws", "Heat"))
+            >>> model = cr.Recommender.random(jax.random.key(0), ratings, num_hidden=2)  # not fitted yet
+            >>> model.recommend(ratings, 2)
+            [['Jaws'], ['Alien', 'Heat']]
         """
         if count < 1:
             raise ValueError(f"count is {count}; recommend at least one item")

@@ -191,6 +191,7 @@ class _State(NamedTuple):
     parameters: Any
     velocity: Any  # of the momentum if there is any, or the state of the caller's optimiser
     chains: Any  # (node, chain · temperature), the coldest copy of each chain last
+    data: Any  # states of the last batch, (node, row)
     means: Any  # running means of the data's slopes
     step: Any
 
@@ -210,7 +211,7 @@ def _descend(problem, parameters, rows, method, key, progress):
 def _run(key, problem, parameters, rows, method, token, *, size, room):
     dtype = jax.tree.leaves(parameters)[0].dtype
     steps = -(-len(rows) // size)
-    for_rows, for_chains, for_means, for_epochs = jax.random.split(key, 4)
+    for_rows, for_chains, for_epochs = jax.random.split(key, 3)
     whole = jnp.asarray(method.epochs * steps, dtype)
 
     def step(state, inputs):
@@ -218,30 +219,29 @@ def _run(key, problem, parameters, rows, method, token, *, size, room):
         one, two = jax.random.split(key)
         form = problem.form(state.parameters)
         chains = _advance(two, problem, form, state.chains, method)
-        data = problem.slopes(form, problem.complete(one, form, rows[batch]))
+        state = state._replace(chains=chains, data=problem.complete(one, form, rows[batch]), step=state.step + 1)
+        data = problem.slopes(form, state.data)
         model = problem.slopes(form, chains.reshape(len(chains), -1, method.temperatures)[:, :, -1])
         means = jax.tree.map(lambda old, new: old + MEAN_RATE * (new - old), state.means, data)
         gradient = jax.tree.map(jnp.subtract, data, model)
-        state = _follow(problem, state._replace(means=means), gradient, method, whole)
-        return state._replace(chains=chains, step=state.step + 1), None
+        return _follow(problem, state._replace(means=means), gradient, method, whole), None
 
     def epoch(number, carry):
         state, history = carry
-        order, keys, last = jax.random.split(jax.random.fold_in(for_epochs, number), 3)
+        order, keys = jax.random.split(jax.random.fold_in(for_epochs, number))
         batches = jnp.resize(jax.random.permutation(order, len(rows)), (steps, size))
         state, _ = lax.scan(step, state, (jax.random.split(keys, steps), batches))
-        form = problem.form(state.parameters)
-        score = problem.pseudo_log_prob(form, problem.complete(last, form, rows[batches[-1]]))
+        score = problem.pseudo_log_prob(problem.form(state.parameters), state.data)
         bars.report(token, number + 1, score)
         return state, history.at[number].set(score)
 
     form = problem.form(parameters)
     count = method.chains * method.temperatures
     chains = problem.complete(for_chains, form, rows[jax.random.randint(for_rows, (count,), 0, len(rows))])
-    means = problem.slopes(form, problem.complete(for_means, form, rows[:size]))
     still = None if method.momentum is None else jax.tree.map(jnp.zeros_like, parameters)
     inner = still if method.optimiser is None else method.optimiser.init(parameters)
-    start = _State(parameters, inner, chains, means, jnp.zeros((), jnp.int32))
+    blank = jnp.zeros((len(chains), size), chains.dtype)
+    start = _State(parameters, inner, chains, blank, problem.slopes(form, chains), jnp.zeros((), jnp.int32))
     state, history = lax.fori_loop(0, method.epochs, epoch, (start, jnp.full(room, jnp.nan, dtype)))
     return state.parameters, history
 
@@ -271,7 +271,7 @@ def _follow(problem, state, gradient, method, whole):
     pull = jax.tree.map(jnp.multiply, problem.penalised(state.parameters), state.parameters)
     slope = jax.tree.map(lambda g, p: g - jnp.asarray(method.l2, dtype) * p, slope, pull)
     if method.optimiser is None:
-        share = state.step.astype(dtype) / whole
+        share = (state.step - 1).astype(dtype) / whole
         rate = jnp.asarray(method.learning_rate, dtype) * (1 - (1 - jnp.asarray(method.decay, dtype)) * share)
         velocity, along = None, slope
         if method.momentum is not None:

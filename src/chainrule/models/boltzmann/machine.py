@@ -449,6 +449,13 @@ class BoltzmannMachine(eqx.Module):
 
         Raises:
             ValueError: data that are not such rows, a method that does not fit, or no key for `PCD`.
+
+        Example:
+            >>> import chainrule as cr, networkx as nx, numpy as np
+            >>> machine = cr.BoltzmannMachine.from_graph(nx.Graph([("rain", "mud")]))
+            >>> fit = machine.fit([[0, 0]] * 5 + [[1, 1]] * 3 + [[0, 1], [1, 0]])
+            >>> np.exp(fit.model.log_prob([[0, 0], [1, 1], [0, 1]])).astype(float).round(2).tolist()
+            [0.5, 0.3, 0.1]
         """
         tiny = self.num_nodes <= exact.MOST
         method = learning.choose(method, key, tiny=tiny)

@@ -163,6 +163,14 @@ class MarkovRandomField(eqx.Module):
 
         Raises:
             ValueError: entries that are no numbers of states, or fewer than one sweep.
+
+        Example:
+            >>> import chainrule as cr, jax
+            >>> table = [[0.0, 0.0, -50.0], [-50.0, -50.0, 0.0]]  # the light coat goes with the first two days
+            >>> graph = cr.FactorGraph({"coat": ("light", "warm"), "day": 3}, [(("coat", "day"), table)])
+            >>> field = cr.MarkovRandomField.from_factor_graph(graph)
+            >>> field.complete(jax.random.key(0), [[-1, 2], [1, -1]]).tolist()
+            [[1, 2], [1, 2]]
         """
         if sweeps < 1:
             raise ValueError(f"sweeps is {sweeps}; at least one is needed")

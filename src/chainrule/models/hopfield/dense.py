@@ -42,6 +42,11 @@ class Polynomial(AbstractInteraction):
 
     Raises:
         ValueError: a degree below 2.
+
+    Example:
+        >>> import chainrule as cr
+        >>> [round(cr.hopfield.Polynomial(degree).capacity(100)) for degree in (2, 3, 4)]
+        [11, 362, 7238]
     """
 
     degree: int = eqx.field(default=3, static=True)
@@ -67,6 +72,11 @@ class Polynomial(AbstractInteraction):
 
 class Exponential(AbstractInteraction):
     """F(ξ·s) = exp(ξ·s), as E(s) = −log Σ_μ exp(ξ_μ·s), which has the same order and does not overflow.
+
+    Example:
+        >>> import chainrule as cr
+        >>> cr.hopfield.Exponential().capacity(40)
+        1048576.0
 
     Reference: Demircigil et al., "On a model of associative memory with huge storage capacity", 2017.
     """

@@ -160,6 +160,12 @@ class Hopfield(Module):
 
         Raises:
             ValueError: entries that are not ±1, or another number of units.
+
+        Example:
+            >>> import chainrule as cr
+            >>> memory = cr.Hopfield.from_patterns([[1, 1, -1, -1]])
+            >>> memory.energy([[1, 1, -1, -1], [1, -1, 1, -1]]).tolist()  # what was stored lies low
+            [-1.5, 0.5]
         """
         return _energy(self, check_signs(states, "states", size=self.num_units))
 

@@ -123,7 +123,14 @@ class ClassificationRBM(eqx.Module):
     # Answers
 
     def label_log_probs(self, v) -> Any:
-        """Log p(y | v) of each label, exact, (n, labels). What is missing in v takes no part."""
+        """Log p(y | v) of each label, exact, (n, labels). What is missing in v takes no part.
+
+        Example:
+            >>> import chainrule as cr, numpy as np
+            >>> model = cr.ClassificationRBM(cr.RBM([[2.0], [2.0]]), [[-1.0], [1.0]], labels=("low", "high"))
+            >>> np.exp(model.label_log_probs([[0, 0], [1, 1]])).astype(float).round(2).tolist()
+            [[0.27, 0.73], [0.12, 0.88]]
+        """
         rows = as_rows(self.machine, v, missing=True)
         return answer(rows, _label_log_probs(self, rows.values, rows.observed))
 

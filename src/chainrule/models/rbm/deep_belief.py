@@ -76,7 +76,15 @@ class DeepBeliefNetwork(eqx.Module):
         return self.layers[0].num_visible, *(layer.num_hidden for layer in self.layers)
 
     def features(self, v) -> Any:
-        """Probabilities of the highest hidden units, each layer's given those of the one below (mean field upwards)."""
+        """Probabilities of the highest hidden units, each layer's given those of the one below (mean field upwards).
+
+        Example:
+            >>> import chainrule as cr, numpy as np
+            >>> layers = [cr.RBM([[2.0], [2.0]], hidden_bias=[-2.0]), cr.RBM([[4.0]], hidden_bias=[-2.0])]
+            >>> net = cr.DeepBeliefNetwork(layers)
+            >>> np.asarray(net.features([[0, 0], [1, 1]]), float).round(2).tolist()
+            [[0.18], [0.82]]
+        """
         rows = as_rows(self.layers[0], v)
         return answer(rows, _features(self, rows.values))
 

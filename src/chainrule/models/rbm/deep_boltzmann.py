@@ -98,7 +98,14 @@ class DeepBoltzmannMachine(eqx.Module):
         return len(self.biases[0])
 
     def as_rbm(self) -> RBM:
-        """The same distribution with the even layers as visible units, the odd ones as hidden units."""
+        """The same distribution with the even layers as visible units, the odd ones as hidden units.
+
+        Example:
+            >>> import chainrule as cr, numpy as np
+            >>> deep = cr.DeepBoltzmannMachine([np.ones((4, 3)), np.ones((3, 2))])
+            >>> deep.as_rbm()  # layers of 4 and 2 on one side, of 3 on the other
+            RBM(6 Binary visible, 3 Binary hidden)
+        """
         return _flat(self.weights, self.biases)
 
     def energy(self, layers: Sequence[Any]) -> Any:

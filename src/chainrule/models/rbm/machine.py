@@ -64,6 +64,8 @@ class RBM(eqx.Module):
         RBM(2 Binary visible, 1 Binary hidden)
         >>> [round(float(p), 3) for p in np.exp(rbm.log_prob([[0, 0], [0, 1], [1, 1]]))]
         [0.084, 0.148, 0.62]
+        >>> [round(float(p), 3) for p in rbm.features([[0, 0], [1, 1]])[:, 0]]
+        [0.119, 0.881]
     """
 
     weights: Float[Array, "column hidden"]
@@ -281,6 +283,13 @@ class RBM(eqx.Module):
 
         Raises:
             ValueError: data that do not fit, or fewer than two chains or stops.
+
+        Example:
+            >>> import chainrule as cr, jax, numpy as np
+            >>> rbm = cr.RBM([[2.0], [2.0]], hidden_bias=[-2.0])
+            >>> bounds = rbm.log_partition_bounds(jax.random.key(0), [[0, 0], [1, 1]], chains=50, stops=100, burn_in=20)
+            >>> bounds.status, bool(abs(bounds.lower - rbm.log_partition()) < 0.1)
+            (SandwichStatus.TIGHT, True)
         """
         return likelihood.bounds(self, key, data, chains=chains, stops=stops, burn_in=burn_in, tolerance=tolerance)
 
@@ -341,6 +350,12 @@ class RBM(eqx.Module):
 
         Raises:
             ValueError: Gaussian units, whose conditionals have no closed form.
+
+        Example:
+            >>> import chainrule as cr, numpy as np
+            >>> rbm = cr.RBM([[2.0], [2.0]], hidden_bias=[-2.0])
+            >>> np.asarray(rbm.conditionals([1, np.nan], sites=[1]), float).round(3).tolist()  # unit 1 off, or on
+            [[0.193, 0.807]]
         """
         rows = as_rows(self, v, missing=True)
         sites = single_sites.as_sites(self, sites)

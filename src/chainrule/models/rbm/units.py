@@ -49,7 +49,13 @@ def totals(values, observed) -> tuple[np.ndarray, np.ndarray]:
 
 
 class Binary(eqx.Module):
-    """Units that are 0 or 1."""
+    """Units that are 0 or 1.
+
+    Example:
+        >>> import chainrule as cr
+        >>> cr.RBM([[1.0]], visible=cr.units.Binary())  # the default
+        RBM(1 Binary visible, 1 Binary hidden)
+    """
 
     width = 1  # columns of a unit
 
@@ -339,7 +345,14 @@ class Gaussian(eqx.Module):
 
 
 class Rectified(eqx.Module):
-    """Hidden units that are zero or positive: h | x ~ N(x, 1) cut off below 0, with x = bias + drive."""
+    """Hidden units that are zero or positive: h | x ~ N(x, 1) cut off below 0, with x = bias + drive.
+
+    Example:
+        >>> import chainrule as cr, numpy as np
+        >>> rbm = cr.RBM([[1.0]], hidden=cr.units.Rectified())
+        >>> np.asarray(rbm.features([[0], [1]]), float).round(2).tolist()  # they grow with the drive, past 1 as well
+        [[0.8], [1.29]]
+    """
 
     width = 1
 
