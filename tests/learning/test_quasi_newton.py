@@ -287,6 +287,22 @@ def test_a_large_penalty_leaves_nothing():
     np.testing.assert_array_equal(found.x, 0)
 
 
+def test_coordinates_that_stay_at_zero_do_not_mislead_the_others():
+    """Rare words, of which few are left: a direction of all coordinates, cut afterwards, leaves a gap ten times as wide."""
+    rng = np.random.default_rng(0)
+    rows, columns = 400, 800
+    features = (rng.random((rows, columns)) < 1 / np.arange(2, columns + 2) ** 0.7).astype(float)
+    weights = np.where(rng.random(columns) < 0.1, 2 * rng.normal(size=columns), 0)
+    labels = np.where(features @ weights + rng.logistic(size=rows) > 0, 1.0, -1.0)
+    with jax.enable_x64(True):
+        found = run(logistic, *floats((np.zeros(columns), (features, labels, 0.01), 1.0), float), memory=20)
+    history = np.asarray(found.history)
+    assert (np.asarray(found.x) != 0).sum() == 143
+    assert_optimal(found.x, found.gradient, 1.0, 1e-5)
+    assert history[50] - float(found.value) < 2e-5
+    assert int(found.evaluations) < 1.05 * int(found.iterations)
+
+
 # One program
 
 

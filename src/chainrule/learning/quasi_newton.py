@@ -16,6 +16,11 @@ With a penalty Σ λᵢ|xᵢ| the objective has kinks at xᵢ = 0. Orthant-wise 
 orthant that the steepest descent leads into, where the penalty is linear: a coordinate that would change its sign
 stops at zero. Pairs come from the smooth part, directions from the one-sided slopes of the whole.
 
+Coordinates that stay at zero take no part in the choice of a direction: the pairs are read among the others alone, as the
+inverse of what is left of the Hessian (Bertsekas 1982, SIAM Journal on Control and Optimization 20(2)). Andrew and Gao take
+what is left of the inverse, as if all coordinates could move; steps are then too long, the more so the longer the memory,
+and where few weights are left every second evaluation is lost to a shorter one.
+
 Everything is one loop whose every turn evaluates the function once and then either accepts the point or tries another
 step, so that the function is traced, compiled and called in a single place.
 """
@@ -353,8 +358,11 @@ def _direction(pairs: Pairs, x, gradient, penalty):
     """−H g, its slope, whether it had to be the steepest descent instead, and the largest slope of all."""
     slopes = _one_sided(x, gradient, penalty)
     length = jnp.sqrt((slopes * slopes).sum())
+    free = None if penalty is None else (x != 0) | (slopes != 0)
+    if free is not None:
+        pairs = _within(pairs, free)
     scale = jnp.where(pairs.scale > 0, pairs.scale, jnp.minimum(1, 1 / length))  # at first no more than a unit step
-    direction = -_inverse_hessian_times(pairs, scale, slopes)
+    direction = -_inverse_hessian_times(pairs, scale, slopes, free)
     if penalty is not None:  # nothing may climb
         direction = jnp.where((penalty > 0) & (direction * slopes >= 0), 0, direction)
     slope = (direction * slopes).sum()
@@ -364,20 +372,34 @@ def _direction(pairs: Pairs, x, gradient, penalty):
     return direction, slope, plain, jnp.abs(slopes).max()
 
 
-def _inverse_hessian_times(pairs: Pairs, scale, g):
-    """H g by the two-loop recursion; an empty slot changes nothing."""
+def _within(pairs: Pairs, free: Bool[Array, " parameter"]) -> Pairs:
+    """The pairs as they are among the coordinates that are free, their curvature there; without it a pair says nothing."""
+    curvature = jnp.where(free[None], pairs.s * pairs.y, 0).sum(1)
+    rho = jnp.where((pairs.rho > 0) & (curvature > 0), 1 / curvature, 0)
+    newest = (pairs.head - 1) % pairs.rho.size
+    y, here = jnp.where(free, _take(pairs.y, newest), 0), _take(curvature, newest)
+    scale = jnp.where((here > 0) & (pairs.scale > 0), here / (y * y).sum(), pairs.scale)
+    return Pairs(pairs.s, pairs.y, rho, pairs.head, scale)
+
+
+def _inverse_hessian_times(pairs: Pairs, scale, g, free=None):
+    """H g by the two-loop recursion; an empty slot changes nothing. Only what is `free` takes part, where that is said."""
     memory = pairs.rho.size
+
+    def row(rows, slot):
+        found = _take(rows, slot)
+        return found if free is None else jnp.where(free, found, 0)
 
     def down(i, carry):
         g, shares = carry
         slot = (pairs.head - 1 - i) % memory
         share = _take(pairs.rho, slot) * (_take(pairs.s, slot) * g).sum()
-        return g - share * _take(pairs.y, slot), _put(shares, share, slot)
+        return g - share * row(pairs.y, slot), _put(shares, share, slot)
 
     def up(i, g):
         slot = (pairs.head + i) % memory
         share = _take(pairs.rho, slot) * (_take(pairs.y, slot) * g).sum()
-        return g + (_take(shares, slot) - share) * _take(pairs.s, slot)
+        return g + (_take(shares, slot) - share) * row(pairs.s, slot)
 
     g, shares = lax.fori_loop(0, memory, down, (g, jnp.zeros_like(pairs.rho)))
     return lax.fori_loop(0, memory, up, scale * g)

@@ -307,6 +307,13 @@ class LinearChainCRF(eqx.Module):
         """Marginals of three labels in a row, p(y_{t−2} = h, y_{t−1} = i, y_t = j | x), shape (T − 2, K, K, K).
 
         A list of them for several sentences. The model must be of order 2.
+
+        Example:
+            >>> import chainrule as cr
+            >>> crf = cr.LinearChainCRF(["D", "N"], [cr.templates("%x[0,0]")], order=2)
+            >>> model = crf.fit([["the", "dog"], ["a", "cat"]], [["D", "N"]] * 2).model
+            >>> model.triple_posterior(["a", "dog", "the", "cat"]).sum((1, 2, 3)).round(4).tolist()
+            [1.0, 1.0]
         """
         if self.second is None:
             raise ValueError(
@@ -357,12 +364,28 @@ class LinearChainCRF(eqx.Module):
 
         For order 2 its K (K + 1) states are pairs of labels: state k · (K + 1) + j is label k after label j, and after none
         where j = K.
+
+        Example:
+            >>> import chainrule as cr
+            >>> crf = cr.LinearChainCRF(["D", "N"], [cr.templates("%x[0,0]")])
+            >>> model = crf.fit([["the", "dog"], ["a", "cat"]], [["D", "N"]] * 2).model
+            >>> chain = model.chain(["a", "dog"])
+            >>> chain.node.shape, chain.pair.shape
+            ((2, 2), (2, 2))
         """
         batch, _, scores = scores_of_one(self, x, known, "chain")
         return engine.chain(scores, batch.layout)
 
     def factor_graph(self, x) -> FactorGraph:
-        """p(y | x) of one sentence as a factor graph over the variables ("y", 0) … ("y", T−1)."""
+        """p(y | x) of one sentence as a factor graph over the variables ("y", 0) … ("y", T−1).
+
+        Example:
+            >>> import chainrule as cr
+            >>> crf = cr.LinearChainCRF(["D", "N"], [cr.templates("%x[0,0]")])
+            >>> model = crf.fit([["the", "dog"], ["a", "cat"]], [["D", "N"]] * 2).model
+            >>> model.factor_graph(["a", "dog"]).enumerate().map["y", 1]
+            'N'
+        """
         batch, _, scores = scores_of_one(self, x, None, "factor_graph")
         time = len(batch.sentences[0])
         node, pair = np.asarray(scores.node, float)[:time, :, 0], np.asarray(scores.pair, float)

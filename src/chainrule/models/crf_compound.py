@@ -57,6 +57,20 @@ def path_scores(kind: AbstractKind, steps: Steps, data: Sequences, states):
     return data.totals(compound_paths.path_terms(kind, on_mask(steps, data), states))
 
 
+def one_by_one(function, kind: AbstractKind, steps: Steps, data: Sequences):
+    """`function(kind, steps, real)` of each sentence, laid out by itself in one row as long as those it lies in."""
+    time = jnp.arange(len(steps.start), dtype=jnp.int32)
+
+    def one(place):
+        row, offset, length = place
+        where = jnp.minimum(offset + time, len(time) - 1)
+        own = lambda value: jnp.take(value, row, axis=-1)[where][..., None]  # noqa: E731
+        varying, marks = jax.tree.map(own, (steps.varying, steps.marks))
+        return function(kind, Steps(steps.fixed, varying, marks, (time == 0)[:, None]), time < length)
+
+    return jax.lax.map(one, tuple(jnp.asarray(x) for x in (data.row, data.offset, data.lengths)))
+
+
 # Slopes of a fit
 
 

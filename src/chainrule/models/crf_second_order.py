@@ -114,20 +114,6 @@ def sample(key, scores, data: Sequences, *, num_samples: int):
     return _labels(states, scores.node.shape[1]), total
 
 
-def _one_by_one(function, scores, data: Sequences):
-    """`function(kind, steps, real)` of each sentence, laid out by itself in one row as long as those it lies in."""
-    kind, steps = view(scores, data.start)
-    time = jnp.arange(len(steps.start), dtype=jnp.int32)
-
-    def one(place):
-        row, offset, length = place
-        where = jnp.minimum(offset + time, len(time) - 1)
-        varying = {name: jnp.take(value, row, axis=-1)[where][..., None] for name, value in steps.varying.items()}
-        return function(kind, Steps(steps.fixed, varying, {}, (time == 0)[:, None]), time < length)
-
-    return jax.lax.map(one, tuple(jnp.asarray(x) for x in (data.row, data.offset, data.lengths)))
-
-
 @partial(jit, static_argnums=2)
 def k_best(scores, data: Sequences, k: int):
     """The k best labellings of each sentence, (sentence, k, time), and their scores (sentence, k)."""
@@ -137,13 +123,13 @@ def k_best(scores, data: Sequences, k: int):
         possible = (score > -jnp.inf)[:, None] & real[None]
         return jnp.where(possible, _labels(states, kind.num_labels), -1), score
 
-    return _one_by_one(one, scores, data)
+    return crf_compound.one_by_one(one, *view(scores, data.start), data)
 
 
 @jit
 def entropy(scores, data: Sequences):
     """Entropy of each sentence's labelling, in nats."""
-    return _one_by_one(compound_paths.entropy, scores, data)
+    return crf_compound.one_by_one(compound_paths.entropy, *view(scores, data.start), data)
 
 
 def chain(scores, data: Sequences) -> Chain:

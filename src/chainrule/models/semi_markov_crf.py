@@ -179,7 +179,9 @@ class SemiMarkovCRF(eqx.Module):
         return SegmentPath(batch.prepared.per_step(states), batch.prepared.per_sequence(log_prob), self.labels)
 
     def k_best(self, x, k: int, *, known=None) -> SegmentPath:
-        """The k most probable segmentations of one sentence, best first, and the log p(s | x) of each, shape (k,).
+        """The k most probable segmentations, best first, and the log p(s | x) of each, shape (k,).
+
+        For several sentences: a list of k segmentations for each, and log-probabilities (S, k).
 
         Where fewer are possible, the rest are empty and have log-probability −inf.
 
@@ -193,11 +195,11 @@ class SemiMarkovCRF(eqx.Module):
             [(0, 1, 'O'), (1, 3, 'NAME')]
         """
         k = whole(k, "k", why="ask for at least one segmentation")
-        batch, left, free, scores = self._one(x, known, "k_best")
-        states, total = engine.k_best(scores, left, batch.layout, k)
-        check_possible(total[:1])
-        log_partition = host(engine.log_partition(free, left, batch.layout))
-        return SegmentPath(host(states)[:, : len(batch.sentences[0])], host(total) - log_partition, self.labels)
+        batch, left, free, scores = self._scores(x, known)
+        states, total = map(host, engine.k_best(scores, left, batch.layout, k))
+        check_possible(total[: len(batch.sentences), 0])
+        log_prob = total - host(engine.log_partition(free, left, batch.layout))[:, None]
+        return SegmentPath(batch.prepared.per_path(states), batch.prepared.per_sequence(log_prob), self.labels)
 
     def log_partition(self, x, *, known=None):
         """Log Z(x), the sum over all segmentations (that agree with what is known): a number, or one for each sentence."""
@@ -205,7 +207,17 @@ class SemiMarkovCRF(eqx.Module):
         return batch.prepared.per_sequence(engine.log_partition(scores, left, batch.layout))
 
     def log_prob(self, x, y):
-        """Log p(s | x) of segmentations, as segments or BIO tags: a number, or one for each sentence."""
+        """Log p(s | x) of segmentations, as segments or BIO tags: a number, or one for each sentence.
+
+        Example:
+            >>> import chainrule as cr
+            >>> crf = cr.SemiMarkovCRF(["O", "NAME"], [cr.templates("%x[0,0]")], max_length=2)
+            >>> x, y = [["by", "Ada", "King"], ["Ada", "wrote"]], [["O", "B-NAME", "I-NAME"], ["B-NAME", "O"]]
+            >>> model = crf.fit(x, y, method=cr.LBFGS(l2=0.1)).model
+            >>> tags, segments = ["O", "B-NAME", "I-NAME"], [(0, 1, "O"), (1, 3, "NAME")]
+            >>> bool(model.log_prob(x[0], tags) == model.log_prob(x[0], segments) < 0)
+            True
+        """
         batch, left, free, _ = self._scores(x, None)
         segmented = read_segmentations([y] if batch.single else y, batch, self.labels, self.max_lengths)
         everything = engine.log_partition(free, left, batch.layout)
@@ -244,6 +256,14 @@ class SemiMarkovCRF(eqx.Module):
         """Draw segmentations from p(s | x), exact and independent: a list of them, or a list of such lists.
 
         `log_prob` is log Z(x), the same for all draws.
+
+        Example:
+            >>> import jax, chainrule as cr
+            >>> crf = cr.SemiMarkovCRF(["O", "NAME"], [cr.templates("%x[0,0]")], max_length=2)
+            >>> x, y = [["by", "Ada", "King"], ["Ada", "wrote"]], [["O", "B-NAME", "I-NAME"], ["B-NAME", "O"]]
+            >>> model = crf.fit(x, y, method=cr.LBFGS(l2=0.1)).model
+            >>> len(model.sample(jax.random.key(0), ["by", "Ada", "King"], 5).segments)
+            5
         """
         num_samples = whole(num_samples, "num_samples", why="ask for at least one")
         batch, left, _, scores = self._scores(x, known)
@@ -253,10 +273,20 @@ class SemiMarkovCRF(eqx.Module):
         return SegmentPath(drawn[0] if batch.single else drawn, batch.prepared.per_sequence(total), self.labels)
 
     def entropy(self, x, *, known=None):
-        """Entropy of p(s | x) in nats, of one sentence."""
-        batch, left, _, scores = self._one(x, known, "entropy")
+        """Entropy of p(s | x) in nats, how undecided the whole segmentation is: a number, or one for each sentence.
+
+        Example:
+            >>> import chainrule as cr
+            >>> crf = cr.SemiMarkovCRF(["O", "NAME"], [cr.templates("%x[0,0]")], max_length=2)
+            >>> x, y = [["by", "Ada", "King"], ["Ada", "wrote"]], [["O", "B-NAME", "I-NAME"], ["B-NAME", "O"]]
+            >>> model = crf.fit(x, y, method=cr.LBFGS(l2=0.1)).model
+            >>> seen, unseen = model.entropy([["Ada", "wrote"], ["nobody", "knows"]])
+            >>> bool(seen < unseen)
+            True
+        """
+        batch, left, _, scores = self._scores(x, known)
         check_possible(engine.log_partition(scores, left, batch.layout))
-        return host(engine.entropy(scores, left, batch.layout))
+        return batch.prepared.per_sequence(engine.entropy(scores, left, batch.layout))
 
     # Inspection
 
@@ -431,12 +461,6 @@ class SemiMarkovCRF(eqx.Module):
     @property
     def _one_per_row(self) -> bool:
         return any(placed.feature.one_per_row for placed in self.features)
-
-    def _one(self, x, known, name: str):
-        found = self._scores(x, known)
-        if len(found[0].sentences) != 1:
-            raise ValueError(f"{name} takes one sentence, got {len(found[0].sentences)}")
-        return found
 
     def __repr__(self):
         features = ", ".join(repr(feature) for feature in self.features)

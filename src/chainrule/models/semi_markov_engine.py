@@ -102,16 +102,19 @@ def sample(key, scores: Scores, left, data: Sequences, *, num_samples: int):
 
 @partial(jit, static_argnums=3)
 def k_best(scores: Scores, left, data: Sequences, k: int):
-    """The k best paths of states of the only sentence, (k, time), and their scores."""
-    real = jnp.asarray(data.mask)[:, 0]
-    states, score = compound_paths.k_best(*view(scores, data.start, left), real, k)
-    return jnp.where((score > -jnp.inf)[:, None] & real[None], states, -1), score
+    """The k best paths of states of each sentence, (sentence, k, time), and their scores (sentence, k)."""
+
+    def one(kind, steps, real):
+        states, score = compound_paths.k_best(kind, steps, real, k)
+        return jnp.where((score > -jnp.inf)[:, None] & real[None], states, -1), score
+
+    return crf_compound.one_by_one(one, *view(scores, data.start, left), data)
 
 
 @jit
 def entropy(scores: Scores, left, data: Sequences):
-    """Entropy of the only sentence's segmentation, in nats."""
-    return compound_paths.entropy(*view(scores, data.start, left), jnp.asarray(data.mask)[:, 0])
+    """Entropy of each sentence's segmentation, in nats."""
+    return crf_compound.one_by_one(compound_paths.entropy, *view(scores, data.start, left), data)
 
 
 class Problem(eqx.Module):
