@@ -116,6 +116,19 @@ def test_a_corridor_in_closed_form():
     np.testing.assert_allclose(near_one.values, -cells / 0.8, rtol=1e-5)
 
 
+@pytest.mark.parametrize("evaluation", ["direct", "krylov"])
+def test_a_way_by_luck_alone_is_no_beginning(evaluation):
+    """Down by one with 0.1 or with 0.9: with the worse action, it takes 9^n steps, more than numbers have digits."""
+    n = np.arange(400)
+    successors = np.broadcast_to(np.stack([np.maximum(n - 1, 0), np.minimum(n + 1, 399)], 1)[:, None], (400, 2, 2))
+    probs = np.broadcast_to([[0.1, 0.9], [0.9, 0.1]], successors.shape)
+    mdp = cr.MDP(probs, -np.ones((400, 2)), successors=successors, terminal=n == 0)
+    solution = mdp.solve(method=cr.PolicyIteration(evaluation))
+    assert solution.status is cr.SolveStatus.CERTIFIED
+    np.testing.assert_allclose(solution.values[:300], -n[:300] / 0.8, rtol=1e-10)  # the wall at the top is 9^-100 of it
+    assert (solution.policy.table[1:] == 1).all()
+
+
 def test_only_policy_iteration_does_without_a_discount():
     mdp = cr.MDP([[GOES], [GOES]], [[-1.0], [0.0]], terminal=[False, True])
     with pytest.raises(ValueError, match="without a discount the method is PolicyIteration"):

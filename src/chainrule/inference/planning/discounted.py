@@ -14,7 +14,7 @@ from typing import NamedTuple
 import numpy as np
 
 from .bounds import Bounds, macqueen, rounding
-from .evaluation import direct, is_narrow, krylov, spread, sweep
+from .evaluation import direct, is_narrow, krylov, lu_work, spread, sweep
 from .process import Process
 
 
@@ -45,6 +45,7 @@ class Outcome(NamedTuple):
 
 
 Report = Callable[[int, float], None]
+_LITTLE = 100  # work for each entry of the matrix, to which LU is worth it also for a policy that will not stay
 
 
 class Progress:
@@ -173,20 +174,15 @@ def modified_policy_iteration(
     With `sweeps` None their number adapts: they go on while they still shrink the spread of the change, down to a fifth of
     what the improvement left; where they are slow, and LU is cheap, the policy is evaluated exactly instead.
     """
-    ends, paid = bool(process.ends.any()), process.largest_reward > 0
+    ends = bool(process.ends.any())
     progress = Progress(process, tolerance=tolerance, most=most, report=report)
-    narrow = None
-    if sweeps is None and ends and paid and not v.any() and process.reward.max() <= 0:
+    work, slow, solved, entries = None, False, False, process.num_states * process.width
+    if sweeps is None and ends and not v.any() and process.reward.max() <= 0 < process.largest_reward:
         # where every step costs, the way out is what policies differ in: begin with the shortest
-        policy = process.shortest_policy()
+        policy, v = _shortest(process)
         chain = process.follow(policy)
-        narrow = is_narrow(chain.matrix)
-        exactly = direct(chain, discount=process.discount) if narrow else None
-        v = (
-            sweep(chain, v, discount=process.discount, until=0.0, most=200, ends=ends)[0]
-            if exactly is None
-            else exactly
-        )
+        v, n, rate = sweep(chain, v, discount=process.discount, until=0.0, most=50, ends=ends)
+        progress.sweeps, slow = n, rate > 0.9
     else:
         policy, chain = process.any_policy(), None
     while True:
@@ -206,19 +202,42 @@ def modified_policy_iteration(
             v, n, _ = sweep(chain, v, discount=process.discount, until=0.0, most=sweeps, ends=ends)
             progress.sweeps += n
             continue
-        settled = len(changed) <= 0.002 * process.num_states
-        if settled and narrow:
-            exactly = direct(chain, discount=process.discount)
-            v = v if exactly is None else exactly
-            progress.sweeps += 1
-            continue
+        few = 0 < len(changed) <= 0.002 * process.num_states
+        if slow and (few or not (len(changed) or solved)):
+            work = lu_work(chain.matrix) if work is None else work
+            # what costs as much as many sweeps has to wait until nothing changes any more
+            found = direct(chain, discount=process.discount) if work <= (_LITTLE * entries if few else 1e9) else None
+            if found is not None:
+                v, solved = found, True
+                progress.sweeps += 1
+                continue
+        solved = False
         # where mixing is fast a deep evaluation costs next to nothing; a policy that stays wants its own values
         factor = process.factors[1]
         goal = 0.5 * tolerance * (1 - factor) / factor if len(changed) == 0 and factor > 0 else 0.2 * progress.width
         v, n, rate = sweep(chain, v, discount=process.discount, until=max(goal, 4 * error), most=50, ends=ends)
-        progress.sweeps += n
-        if n == 50 and rate > 0.9 and narrow is None:
-            narrow = is_narrow(chain.matrix)
+        progress.sweeps, slow = progress.sweeps + n, slow or (n == 50 and rate > 0.9)
+
+
+def _shortest(process: Process) -> tuple[np.ndarray, np.ndarray]:
+    """The policy of the fewest steps to the end, and about what it is worth: the average reward, once for each step.
+
+    As many steps are counted as are taken where each leads towards the end by as much as they do on average.
+    """
+    far = process.steps_to_end().astype(np.float64)
+    towards = far[:, None] - process.expect(far)
+    policy = np.where(process.mask, towards, -np.inf).argmax(axis=1)
+    states, v = np.flatnonzero(~process.ends), np.zeros(process.num_states)
+    if len(states) == 0:
+        return policy, v
+    speed = max(float(towards[states, policy[states]].mean()), 0.1)
+    v[states] = process.reward[states, policy[states]].mean() * _lasting(process.discount, far[states] / speed)
+    return policy, v
+
+
+def _lasting(discount: float, steps: np.ndarray) -> np.ndarray:
+    """Σ_{t < steps} γ^t."""
+    return (1 - discount**steps) / (1 - discount)
 
 
 def policy_iteration(

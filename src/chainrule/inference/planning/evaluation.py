@@ -14,6 +14,7 @@ from scipy.sparse import linalg as solvers
 from .process import Chain
 
 _RESTARTS = 8
+_BALL = 4096  # states of the piece whose factors tell what those of the whole would be
 
 
 def spread(change: np.ndarray, ends: bool = False) -> float:
@@ -44,41 +45,68 @@ def sweep(chain: Chain, v: np.ndarray, *, discount: float, until: float, most: i
 
 
 def is_narrow(matrix, work: float = 1e9) -> bool:
-    """Whether sparse LU of I − γP takes less than some `work`: a few states aside, P is a band once states are in order.
+    """Whether LU of I − γP takes less than some `work`; see `lu_work`."""
+    return lu_work(matrix, enough=work) <= work
+
+
+def lu_work(matrix, *, enough: float = 1e9) -> float:
+    """About what LU of I − γP takes; 1e9 is about a second. ∞ where factors would fill up.
 
     States that very many lead to are set aside, since each costs no more than a column. What is left is put in the order
-    of Cuthill and McKee (1969), and the work within its profile is an upper bound of that of a better order.
+    of Cuthill and McKee (1969), and the work within its profile is an upper bound of that of a better order. A map in the
+    plane takes far less than its profile: one that is no wider than it would be is judged by the factors of a piece of it,
+    unless the profile's work is little `enough`.
     """
-    if not sparse.issparse(matrix):
-        return matrix.shape[0] <= 2000
     size = matrix.shape[0]
+    if not sparse.issparse(matrix):
+        return 0.125 * size**3
     if size <= 300:
-        return True
+        return 0.0
     hubs = np.bincount(matrix.indices, minlength=size) > 10 * np.sqrt(size)
     if hubs.sum() > 50:
-        return False
+        return np.inf
     keep = np.flatnonzero(~hubs)
     rest = sparse.csr_array(matrix[keep][:, keep])
-    order = csgraph.reverse_cuthill_mckee(sparse.csr_array(rest + rest.T), symmetric_mode=True)
+    graph = sparse.csr_array(rest + rest.T)
+    order = csgraph.reverse_cuthill_mckee(graph, symmetric_mode=True)
     place = np.empty(len(order), np.int64)
     place[order] = np.arange(len(order))
     owner = np.repeat(place, np.diff(rest.indptr))
     width = np.zeros(len(order), np.int64)
     np.maximum.at(width, np.maximum(owner, place[rest.indices]), np.abs(owner - place[rest.indices]))
-    return float((width.astype(float) ** 2).sum()) + float(hubs.sum()) * size <= work
+    found, border = float((width.astype(float) ** 2).sum()), float(hubs.sum()) * size
+    if found > enough and np.median(width) <= 2 * np.sqrt(size):
+        found = min(found, _planar_work(rest, graph, order[len(order) // 2]))
+    return found + border
+
+
+def _planar_work(matrix, graph, middle: int) -> float:
+    """About what LU takes of a matrix whose graph grows like the plane, from the fill of a ball around a state.
+
+    Fill grows like n log n there (George 1973), here taken as a power that is more than that, and work like the squares of
+    the columns.
+    """
+    ball = np.sort(csgraph.breadth_first_order(graph, middle, return_predecessors=False)[:_BALL])
+    factors = _factors(0.99 * matrix[ball][:, ball])
+    size = matrix.shape[0]
+    return 4 * (factors.nnz * (size / len(ball)) ** 1.25) ** 2 / size
+
+
+def _factors(matrix) -> Any:
+    """LU of I − A, for A of non-negative entries; small panels suit factors as thin as these."""
+    return solvers.splu((sparse.eye_array(matrix.shape[0], format="csr") - matrix).tocsc(), panel_size=4, relax=4)
 
 
 def direct(chain: Chain, *, discount: float) -> np.ndarray | None:
     """Solve by LU, refined once; None where the matrix is singular to working precision."""
     size = len(chain.reward)
     if not sparse.issparse(chain.matrix):
-        matrix = np.eye(size) - discount * chain.matrix
         try:
-            return np.linalg.solve(matrix, chain.reward)
+            return np.linalg.solve(np.eye(size) - discount * chain.matrix, chain.reward)
         except np.linalg.LinAlgError:
             return None
     try:
-        factors = solvers.splu((sparse.eye_array(size, format="csr") - discount * chain.matrix).tocsc())
+        factors = _factors(discount * chain.matrix)
     except RuntimeError:  # "Factor is exactly singular"
         return None
     v = factors.solve(chain.reward)
@@ -86,7 +114,7 @@ def direct(chain: Chain, *, discount: float) -> np.ndarray | None:
     return v if np.isfinite(v).all() else None
 
 
-def krylov(chain: Chain, v: np.ndarray, *, discount: float, until: float) -> np.ndarray:
+def krylov(chain: Chain, v: np.ndarray, *, discount: float, until: float, restarts: int = _RESTARTS) -> np.ndarray:
     """Solve by BiCGSTAB (van der Vorst 1992) from `v` to a residual of `until`; by GMRES where it breaks down.
 
     Both begin anew from what they have found, as long as that halves the residual each time. The best that was found is
@@ -100,10 +128,11 @@ def krylov(chain: Chain, v: np.ndarray, *, discount: float, until: float) -> np.
     make: Any = solvers.LinearOperator
     operator = make((size, size), matvec=lambda x: x - discount * chain.expect(x), dtype=np.float64)
     best, error = v, float(np.abs(residual(v)).max())
-    for _ in range(_RESTARTS):
+    rounded = (0.5 * chain.terms + 4) * float(np.finfo(float).eps)  # the residual itself is not known better
+    for _ in range(restarts):
         before = error
         for solve, options in ((solvers.bicgstab, {"maxiter": 500}), (solvers.gmres, {"maxiter": 20, "restart": 30})):
-            goal = max(until, float(np.finfo(float).eps * np.abs(best).max()))  # rounding leaves more than that
+            goal = max(until, rounded * float(np.abs(best).max()))
             if error <= goal:
                 return best
             right = residual(best)

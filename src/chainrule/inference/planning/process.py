@@ -173,19 +173,21 @@ class Process:
         """The first feasible action of each state."""
         return self.mask.argmax(axis=1)
 
-    def shortest_policy(self) -> np.ndarray:
-        """In each state the action whose successors are, on average, the fewest steps away from the end."""
+    def steps_to_end(self) -> np.ndarray:
+        """The fewest steps from each state to the end, (S,), as many as there are states where it is out of reach."""
         far = reach.steps_to(self, self._ended)
-        far[far < 0] = self.num_states
-        return np.where(self.mask, self.expect(-far.astype(float)), -np.inf).argmax(axis=1)
+        return np.where(far < 0, self.num_states, far)
 
     def support(self) -> Any:
         """Which state can follow which under any feasible action, shape (S, S), as ones."""
-        states, actions = np.nonzero(self.mask & ~self.ends[:, None])
-        whole: Any = sparse.csr_array(self.matrix)
-        part = whole[self.row(states, actions)]
-        owner = np.repeat(states, np.diff(part.indptr))
-        found = part.data > 0
+        used, part = self.mask & ~self.ends[:, None], sparse.csr_array(self.matrix)
+        if self.rows is None:
+            row = np.repeat(np.arange(used.size, dtype=np.int32), np.diff(part.indptr))
+            owner, found = row // self.num_actions, used.reshape(-1)[row] & (part.data > 0)
+        else:
+            states, actions = np.nonzero(used)
+            part = part[self.rows[states, actions]]
+            owner, found = np.repeat(states, np.diff(part.indptr)), part.data > 0
         pairs = (owner[found], part.indices[found])
         graph = sparse.coo_array((np.ones(len(pairs[0]), np.int8), pairs), shape=(self.num_states,) * 2).tocsr()
         graph.data[:] = 1

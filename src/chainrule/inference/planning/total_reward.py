@@ -86,9 +86,12 @@ def solve(process: Process, names, *, most: int, exactly: bool = True, report=la
     chosen = _ending(choices, size, names, states)
     evaluate = _Evaluation(exactly)
     v, iterations = np.zeros(size), 0
+    largest = float(np.abs(choices.reward).max(initial=1.0))
     history: list[float] = []
+    # what Krylov methods spend most on are the last digits, which only the last policy needs
+    until = 1e-9 * largest
     while True:
-        v = evaluate(choices, chosen, v, 1e-13 * float(np.abs(choices.reward[chosen]).max(initial=1.0)))
+        v = evaluate(choices, chosen, v, until)
         q = choices.reward + choices.rows @ v
         values, residual = choices.best(q), float(np.abs(q[chosen] - v).max())
         # what evaluation leaves must not look like an improvement, or policies could go round in circles
@@ -96,9 +99,11 @@ def solve(process: Process, names, *, most: int, exactly: bool = True, report=la
         iterations += 1
         history.append(float(np.abs(values - v).max()))
         report(iterations, history[-1])
-        if len(better) == 0 or iterations >= most:
+        done = len(better) == 0 and (residual <= 8 * process.rounding(v) or until <= 1e-13 * largest)
+        if done or iterations >= most:
             break
         chosen[better] = choices.argbest(q)[better]
+        until = until if len(better) else 1e-13 * largest
     evaluations = evaluate.calls
     error = _certificate(process, choices, chosen, v, q, evaluate) if len(better) == 0 else np.full(size, np.inf)
     exact = len(better) == 0 and residual <= 8 * process.rounding(v) and bool(np.isfinite(error).all())
@@ -191,10 +196,10 @@ def _ending(choices: _Choices, size: int, names, states) -> np.ndarray:
             f"from state {names[int(state)]!r} the process never ends, and its total reward is -inf; add a way to a "
             "terminal state, give a discount below 1, or use the average reward as criterion"
         )
-    nearer = np.full(len(choices.owner), size + 1)
-    np.minimum.at(nearer, entry, steps[target])
-    nearer[choices.leak] = -1
-    return choices.argbest(-nearer.astype(float))
+    nearer = choices.leak.copy()
+    nearer[entry[steps[target] < steps[choices.owner[entry]]]] = True
+    # of those the one that leads towards the end by most on average: by luck alone it can take longer than numbers reach
+    return choices.argbest(np.where(nearer, -(choices.rows @ (1.0 + steps)), -np.inf))
 
 
 class _Evaluation:
@@ -207,17 +212,14 @@ class _Evaluation:
         """From values v, to a residual of `until`, or as near as it gets."""
         self.calls += 1
         chain = Chain(choices.rows[chosen], choices.reward[chosen])
-        found = direct(chain, discount=1.0) if self.exactly and self._cheap(chain) else None
+        cheap = self._cheap(chain)
+        found = direct(chain, discount=1.0) if self.exactly and cheap else None
         if found is not None:
             return found
-        v = krylov(chain, v, discount=1.0, until=until)
+        v = krylov(chain, v, discount=1.0, until=until, **({"restarts": 1} if cheap else {}))
         left = float(np.abs(chain.reward + chain.expect(v) - v).max())
-        if (
-            left > max(until, 64 * float(np.finfo(float).eps * np.abs(v).max()))
-            and not self.exactly
-            and self._cheap(chain)
-        ):
-            found = direct(chain, discount=1.0)
+        if left > max(until, 64 * float(np.finfo(float).eps * np.abs(v).max())) and not self.exactly and cheap:
+            self.exactly, found = True, direct(chain, discount=1.0)
         return v if found is None else found
 
     def _cheap(self, chain: Chain) -> bool:
