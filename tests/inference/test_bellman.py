@@ -204,7 +204,7 @@ print("each of", len(values.devices()))
 def test_sharded_over_devices():
     """A batch split over four devices stays split, and has the answers that the host gives one by one."""
     flags = os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=4"
-    environment = os.environ | {"XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu"}
+    environment = os.environ | {"XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu", "JAX_USE_SHARDY_PARTITIONER": "1"}
     found = subprocess.run(
         [sys.executable, "-c", _SHARDED], env=environment, capture_output=True, text=True, check=False
     )
