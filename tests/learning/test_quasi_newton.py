@@ -288,7 +288,7 @@ def test_a_large_penalty_leaves_nothing():
 
 
 def test_coordinates_that_stay_at_zero_do_not_mislead_the_others():
-    """Rare words, of which few are left: a direction of all coordinates, cut afterwards, leaves a gap ten times as wide."""
+    """Rare words, of which few are left: directions of all coordinates, cut afterwards, leave a gap 5000 times as wide."""
     rng = np.random.default_rng(0)
     rows, columns = 400, 800
     features = (rng.random((rows, columns)) < 1 / np.arange(2, columns + 2) ** 0.7).astype(float)
@@ -299,8 +299,8 @@ def test_coordinates_that_stay_at_zero_do_not_mislead_the_others():
     history = np.asarray(found.history)
     assert (np.asarray(found.x) != 0).sum() == 143
     assert_optimal(found.x, found.gradient, 1.0, 1e-5)
-    assert history[50] - float(found.value) < 2e-5
-    assert int(found.evaluations) < 1.05 * int(found.iterations)
+    assert history[50] - float(found.value) < 1e-6
+    assert int(found.evaluations) < 110
 
 
 # One program

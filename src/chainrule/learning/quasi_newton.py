@@ -16,10 +16,14 @@ With a penalty Σ λᵢ|xᵢ| the objective has kinks at xᵢ = 0. Orthant-wise 
 orthant that the steepest descent leads into, where the penalty is linear: a coordinate that would change its sign
 stops at zero. Pairs come from the smooth part, directions from the one-sided slopes of the whole.
 
-Coordinates that stay at zero take no part in the choice of a direction: the pairs are read among the others alone, as the
-inverse of what is left of the Hessian (Bertsekas 1982, SIAM Journal on Control and Optimization 20(2)). Andrew and Gao take
-what is left of the inverse, as if all coordinates could move; steps are then too long, the more so the longer the memory,
-and where few weights are left every second evaluation is lost to a shorter one.
+Here it goes further than Andrew and Gao, who compute a direction of all coordinates and then leave out each along which it
+climbs. What stays at zero takes no part in the choice of a direction: the pairs are read among the other coordinates alone,
+as the inverse of what is left of the Hessian instead of what is left of the inverse. And only a coordinate that leaves zero
+has to go down; what is inside its orthant may climb for the sake of the others, as in Newton's method. (Compare the
+two-metric projections of Bertsekas 1982, SIAM Journal on Control and Optimization 20(2), and Schmidt 2010, Graphical model
+structure learning with L1-regularization, section 2.3.) A direction without its climbing part is too long, the more so the
+better the pairs, and half of all evaluations go into shorter steps. Where the whole should climb, or a projected step finds
+nothing lower, the search forgets its pairs and goes straight down.
 
 Everything is one loop whose every turn evaluates the function once and then either accepts the point or tries another
 step, so that the function is traced, compiled and called in a single place.
@@ -363,8 +367,8 @@ def _direction(pairs: Pairs, x, gradient, penalty):
         pairs = _within(pairs, free)
     scale = jnp.where(pairs.scale > 0, pairs.scale, jnp.minimum(1, 1 / length))  # at first no more than a unit step
     direction = -_inverse_hessian_times(pairs, scale, slopes, free)
-    if penalty is not None:  # nothing may climb
-        direction = jnp.where((penalty > 0) & (direction * slopes >= 0), 0, direction)
+    if penalty is not None:  # from zero the way is the one that the orthant opens to
+        direction = jnp.where((x == 0) & (penalty > 0) & (direction * slopes >= 0), 0, direction)
     slope = (direction * slopes).sum()
     plain = ~(jnp.isfinite(slope) & (slope < 0))
     direction = jnp.where(plain, -scale * slopes, direction)

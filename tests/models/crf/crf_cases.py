@@ -240,7 +240,11 @@ def with_random_weights(model, seed=0):
 
     def moved(leaf):
         array = np.asarray(leaf)
-        return leaf if array.dtype.kind != "f" else (array + rng.normal(size=array.shape)).astype(array.dtype)
+        return (
+            leaf
+            if array.dtype.kind != "f" or not array.ndim
+            else (array + rng.normal(size=array.shape)).astype(array.dtype)
+        )
 
     return jax.tree.map(moved, model)
 

@@ -27,8 +27,10 @@ from scipy.sparse import csr_matrix
 
 from ...forms.checks import whole
 from .corpus import Corpus, Matrices, assemble, brief, is_binary, one_kind, unknown_name
+from .hashes import Hashes
 
 _KINDS = {"a string": str, "a dict": Mapping, "a list of names": (list, tuple, set, frozenset)}
+MANY = 50_000  # names that are looked up by their hashes, as whole arrays
 _WANTED = (
     "all dicts, all lists (or tuples, or sets) of names, or all names; attributes(lambda sentence, i: …) makes them of "
     "anything"
@@ -246,6 +248,11 @@ class _Numbers(dict[str, int]):
         self[name] = number = len(self)
         return number
 
+    @cached_property
+    def hashes(self) -> Hashes:
+        """The same for many names at once; only once no more are added."""
+        return Hashes(self)
+
 
 class _Entries(dict[str, "_Values"]):
     """Name → value → number for the entries of dicts: it remembers, so that few attributes have to be spelt.
@@ -307,6 +314,8 @@ class _Said(NamedTuple):
         """The numbers of all names or entries, end to end, and their values, or None if all are 1."""
         total = int(self.sizes.sum())
         try:  # nearly always there are no numbers among the values; these lines are one loop in C
+            if self.plain and total > MANY and not numbers.growing:
+                return numbers.hashes.find(self.names(), total), None
             if self.plain:
                 return np.fromiter(map(numbers.__getitem__, self.names()), np.int64, total), None
             found = map(getitem, map(entries.__getitem__, self.names()), self.values())
