@@ -1,7 +1,7 @@
 """The samplers of gibbs_measure.py under pytest-benchmark: `pytest benchmarks -k gibbs`, or `-k "lattice and thrml"`.
 
-`gibbs.py` is what ratios are quoted from, because it times the samplers in turns. Here every sampler is timed by itself, and
-ours are held to what is known of the Ising model.
+`gibbs.py` is what ratios are quoted from, because it times the samplers in turns. Here every sampler is timed by itself,
+and ours are held to what is known of the Ising model.
 """
 
 import functools
