@@ -34,7 +34,7 @@ def test_epochs(benchmark, name):
 
 
 def test_what_is_timed_learns():
-    """Small stripes, whose best likelihood is known: bits of 3 by 3 images, without noise, are one of 14."""
+    """Small stripes without noise are one of 14 images, each of which has 1/512 before: most of the way to the best."""
     import jax
 
     import chainrule as cr
@@ -45,4 +45,4 @@ def test_what_is_timed_learns():
     _, counts = np.unique(data, axis=0, return_counts=True)
     best = (counts / 2000) @ np.log(counts / 2000)
     assert len(counts) == 14
-    assert best - 0.35 < fit.log_prob / 2000 < best
+    assert best - 0.25 * (best - np.log(1 / 512)) < fit.log_prob / 2000 < best

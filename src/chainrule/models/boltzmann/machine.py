@@ -26,8 +26,9 @@ from ...inference import annealing, tempering
 from ...inference.mean_field import MeanField, mean_field
 from ...learning.fit import Fit
 from ...learning.gradient import LBFGS
+from ..masks import as_known
 from . import engine, exact, learning
-from .data import as_known, as_rows, as_state, check_betas, ladder, uniform_lattice
+from .data import as_rows, as_state, check_betas, ladder, uniform_lattice
 from .pairs import Pairs
 
 

@@ -104,21 +104,6 @@ def spread(machine, observed):
     return jnp.repeat(observed, machine.visible.width, axis=-1) if machine.visible.width > 1 else observed
 
 
-def as_known(machine, known, rows: int) -> np.ndarray:
-    """A mask of entries, (units,) or (rows, units), for all rows.
-
-    Raises:
-        ValueError: a mask that is not boolean or does not fit.
-    """
-    mask = np.asarray(known)
-    if mask.dtype != bool or mask.shape not in {(machine.num_visible,), (rows, machine.num_visible)}:
-        raise ValueError(
-            f"known has shape {mask.shape} and dtype {mask.dtype}; wanted booleans, ({machine.num_visible},) or "
-            f"({rows}, {machine.num_visible}), True where a value is known"
-        )
-    return np.broadcast_to(mask, (rows, machine.num_visible))
-
-
 def answer(rows: Rows, values):
     """Answers by row as the caller asked: without the axis of rows if one vector was given."""
     return jax.tree.map(lambda a: a[0], values) if rows.single else values

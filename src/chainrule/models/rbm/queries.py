@@ -8,8 +8,9 @@ import numpy as np
 from jax import lax
 
 from ...forms.chain import is_concrete
+from ..masks import as_known
 from . import engine
-from .data import as_known, as_rows, columns, spread
+from .data import as_rows, columns, spread
 
 
 @jax.jit
@@ -87,9 +88,9 @@ def complete_rows(machine, key, v, known, *, sweeps: int, mean: bool):
     """See `RBM.complete`."""
     given = np.asarray(v)
     several: np.ndarray = np.atleast_2d(given)
-    mask = as_known(machine, known, len(several))
-    if several.shape != mask.shape:
+    if several.shape[1:] != (machine.num_visible,):
         raise ValueError(f"v has shape {given.shape}; wanted (rows, {machine.num_visible})")
+    mask: np.ndarray = as_known(known, several.shape)
     if (lacking := np.argwhere(mask & np.ma.getmaskarray(v).reshape(mask.shape))).size:
         row, column = lacking[0]
         raise ValueError(f"row {row}, unit {column} is called known, but is missing: it is masked")
