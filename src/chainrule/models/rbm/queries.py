@@ -90,7 +90,7 @@ def complete_rows(machine, key, v, known, *, sweeps: int, mean: bool):
     several: np.ndarray = np.atleast_2d(given)
     if several.shape[1:] != (machine.num_visible,):
         raise ValueError(f"v has shape {given.shape}; wanted (rows, {machine.num_visible})")
-    mask: np.ndarray = as_known(known, several.shape)
+    mask = np.asarray(as_known(known, several.shape))
     if (lacking := np.argwhere(mask & np.ma.getmaskarray(v).reshape(mask.shape))).size:
         row, column = lacking[0]
         raise ValueError(f"row {row}, unit {column} is called known, but is missing: it is masked")
