@@ -16,10 +16,11 @@ from typing import Any
 import numpy as np
 from scipy import sparse
 
-from ...forms.transitions import Transitions
+from ...forms.transitions import Transitions, row_tolerance
 from . import reach
 from .bounds import Bounds, macqueen, rounding, widened
 
+_NEAR = 131_072  # numbers that are still in the cache after they have been read once
 _PARALLEL = 1_000_000  # entries from which a product is worth a second core
 
 
@@ -72,6 +73,8 @@ class Process:
                 (probs.reshape(-1), successors, start), shape=(len(start) - 1, self.num_states)
             )
         self.pieces = _cut(self.matrix)
+        self._sums: np.ndarray | None = None
+        self._tolerance = row_tolerance(form.probabilities.dtype)
         self.terminal, feasible = np.asarray(form.terminal), np.asarray(form.mask)
         if form.outcome_rewards is None:
             self.reward = paid = np.asarray(form.rewards).astype(np.float64, copy=False)
@@ -101,7 +104,10 @@ class Process:
 
     def expect(self, v: np.ndarray) -> np.ndarray:
         """Σ_{s'} p(s' | s, a) v(s'), shape (S, A); of no meaning where the process ends or the action is infeasible."""
-        found = _product(self.pieces, v)
+        if self._sums is None and not sparse.issparse(self.matrix):
+            found, self._sums = _product_and_sums(self.matrix, v)
+        else:
+            found = _product(self.pieces, v)
         return found.reshape(self.num_states, self.num_actions) if self.rows is None else found[self.rows]
 
     def action_values(self, v: np.ndarray) -> np.ndarray:
@@ -112,6 +118,16 @@ class Process:
         if len(self._ended):
             q[self._ended] = self.reward[self._ended]
         return q
+
+    def action_values_of(self, rows: np.ndarray, v: np.ndarray) -> np.ndarray:
+        """Q of pairs s·A + a, where (s, a) has a row of its own, shape (rows,)."""
+        if self._uniform:
+            probs, successors = (x.reshape(-1, self.width)[rows] for x in (self.matrix.data, self.matrix.indices))
+            expected = np.einsum("rb,rb->r", probs, v[successors])
+        else:
+            expected = self.matrix[rows] @ v
+        reward = self.reward.reshape(-1)[rows]
+        return np.where(self.ends[rows // self.num_actions], reward, reward + self.discount * expected)
 
     def block(self, states: slice) -> Callable[[np.ndarray], np.ndarray]:
         """The backup of consecutive states alone: a function from all values to their Q."""
@@ -150,12 +166,15 @@ class Process:
 
     def follow_on(self, chain: Chain, policy: np.ndarray, changed: np.ndarray) -> Chain:
         """The chain under a policy that differs from the chain's in the states `changed`; the chain is changed in place."""
-        if not self._uniform or 2 * len(changed) > self.num_states:
+        if 2 * len(changed) > self.num_states or (sparse.issparse(self.matrix) and not self._uniform):
             return self.follow(policy)
         chosen = self.row(changed, policy[changed])
+        chain.reward[changed] = self.reward[changed, policy[changed]]
+        if not sparse.issparse(self.matrix):
+            chain.matrix[changed] = self.matrix[chosen]
+            return chain
         for ours, whole in ((chain.matrix.data, self.matrix.data), (chain.matrix.indices, self.matrix.indices)):
             ours.reshape(-1, self.width)[changed] = whole.reshape(-1, self.width)[chosen]
-        chain.reward[changed] = self.reward[changed, policy[changed]]
         return chain
 
     def mix(self, policy: np.ndarray) -> Chain:
@@ -196,9 +215,12 @@ class Process:
     @cached_property
     def factors(self) -> tuple[float, float]:
         """The least and the most that a backup makes of a constant added to all values: see `bounds`."""
-        sums = (
-            self.matrix.data.reshape(-1, self.width) @ np.ones(self.width) if self._uniform else self.matrix.sum(axis=1)
-        )
+        sums = self._sums
+        if sums is None:
+            uniform = self._uniform
+            sums = (
+                self.matrix.data.reshape(-1, self.width) @ np.ones(self.width) if uniform else self.matrix.sum(axis=1)
+            )
         if self.rows is not None or len(self._ended) or not self.mask.all():
             used = self.mask & ~self.ends[:, None]
             sums = sums[used.reshape(-1)] if self.rows is None else sums[self.rows[used]]
@@ -211,6 +233,8 @@ class Process:
         Raises:
             ValueError: γ times the sum of a row is not below 1, so that values are not bounded.
         """
+        if self.discount * (1 + 2 * self._tolerance) < 1:  # so that the sums can wait for the first product
+            return
         if not (high := self.factors[1]) < 1:
             raise ValueError(
                 f"a row of probabilities sums to {high / self.discount:.9g}, which a discount of {self.discount:.9g} does "
@@ -295,6 +319,26 @@ def _product(pieces: list, v: np.ndarray) -> np.ndarray:
         whole[end : end + len(part)] = part
         end += len(part)
     return whole
+
+
+def _product_and_sums(matrix: np.ndarray, v: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """P v, and the sums of rows, piece by piece, so that what is read for the one is in the cache for the other."""
+    found, sums, ones = np.empty(len(matrix)), np.empty(len(matrix)), np.ones(matrix.shape[1])
+    step = max(1, _NEAR // matrix.shape[1])
+
+    def run(part: slice):
+        for start in range(part.start, part.stop, step):
+            piece = slice(start, min(start + step, part.stop))
+            np.dot(matrix[piece], v, out=found[piece])
+            np.dot(matrix[piece], ones, out=sums[piece])
+
+    cores = cores_at_hand() if matrix.size >= _PARALLEL else 1
+    parts = [slice(low, high) for low, high in itertools.pairwise(np.linspace(0, len(matrix), cores + 1).astype(int))]
+    waiting = [_pool().submit(run, part) for part in parts[1:]]
+    run(parts[0])
+    for done in waiting:
+        done.result()
+    return found, sums
 
 
 @cache
