@@ -13,6 +13,7 @@ from .process import Chain, Process
 
 _WIDE = 8  # entries of a row from which picking rows is cheaper than multiplying all
 _SHARE = 0.1  # of rows up to which it is
+_PIECE = 65_536  # rows that are picked at once
 
 
 class Backups:
@@ -36,14 +37,17 @@ class Backups:
             policy: actions, most of which may well be the best.
             chain: the chain of the policy; None asks for a Q that is computed everywhere.
         """
-        q = None if chain is None or self._q is None else self._picked(self._q, v, policy, chain)
-        self.whole = q is None
-        q = self._process.action_values(v) if q is None else q
+        q, self._q = self._q, None
+        self.whole = chain is None or q is None or not self._picked(q, v, policy, chain)
+        if self.whole or q is None:
+            del q  # so that there is one Q in memory, not two
+            q = self._process.action_values(v)
         if self._picks:
             self._q, self._v = q, v.copy()
         return q
 
-    def _picked(self, q: np.ndarray, v: np.ndarray, policy: np.ndarray, chain: Chain) -> np.ndarray | None:
+    def _picked(self, q: np.ndarray, v: np.ndarray, policy: np.ndarray, chain: Chain) -> bool:
+        """Make q that of v where it may be the best, and tell whether that is in few places; if not, it is of no use."""
         process, states = self._process, np.arange(len(v))
         own = chain.expect(v)
         own *= process.discount
@@ -51,9 +55,12 @@ class Backups:
         high = float((v - self._v).max())
         q += process.factors[high > 0] * high
         q[states, policy] = -np.inf
-        rows = np.flatnonzero(q >= (own - 8 * process.rounding(v))[:, None])
-        if len(rows) > _SHARE * q.size:
-            return None
-        q.reshape(-1)[rows] = process.action_values_of(rows, v)
+        found = q >= (own - 8 * process.rounding(v))[:, None]
+        if np.count_nonzero(found) > _SHARE * q.size:
+            return False
+        rows = np.flatnonzero(found)
+        for start in range(0, len(rows), _PIECE):
+            some = rows[start : start + _PIECE]
+            q.reshape(-1)[some] = process.action_values_of(some, v)
         q[states, policy] = own
-        return q
+        return True

@@ -183,9 +183,10 @@ def modified_policy_iteration(
     progress = Progress(process, tolerance=tolerance, most=most, report=report)
     work, solved, entries = None, False, process.num_states * process.width
     policy, chain, v, slow = _beginning(process, v, progress, sweeps)
-    back_up, whole = Backups(process), False
+    back_up = Backups(process)
     while True:
-        q = back_up(v, policy, None if whole else chain)
+        q = None  # the last one is not needed while the next one is made
+        q = back_up(v, policy, chain)
         before = v.copy() if not back_up.whole else None
         values = best(q)
         progress.take_in(values, np.subtract(values, v, out=v))
@@ -194,10 +195,9 @@ def modified_policy_iteration(
         if progress.finished():
             if before is None:
                 return progress.outcome(values, q, policy)
-            v, whole = before, True  # the Q that is returned is computed everywhere
+            v, chain = before, None  # the Q that is returned is computed everywhere
             progress.take_back()
             continue
-        whole = False
         if chain is None:
             chain = process.follow(policy)
         elif len(changed):

@@ -21,6 +21,7 @@ from . import reach
 from .bounds import Bounds, macqueen, rounding, widened
 
 _NEAR = 131_072  # numbers that are still in the cache after they have been read once
+_LARGE = 4_000_000  # entries of a piece at most
 _PARALLEL = 1_000_000  # entries from which a product is worth a second core
 
 
@@ -227,6 +228,11 @@ class Process:
         low, high = (float(sums.min()), float(sums.max())) if len(sums) else (1.0, 1.0)
         return widened(0.0 if len(self._ended) else self.discount * low, self.discount * high, self.width)
 
+    def _row_sums(self) -> np.ndarray:
+        return (
+            self.matrix.data.reshape(-1, self.width) @ np.ones(self.width) if self._uniform else self.matrix.sum(axis=1)
+        )
+
     def require_contraction(self):
         """Refuse a discount that rows make too little of.
 
@@ -294,30 +300,37 @@ def _thin(dense: np.ndarray) -> Any:
 
 
 def _cut(matrix) -> list:
-    """One piece for each core, sharing memory with the whole."""
+    """Pieces that share memory with the whole: one or more for each core, so small that products need little room."""
     cores = cores_at_hand()
     if not sparse.issparse(matrix) or matrix.nnz < _PARALLEL or cores == 1:
         return [matrix]  # dense products use every core by themselves
-    edges = np.searchsorted(matrix.indptr, np.linspace(0, matrix.nnz, cores + 1))
+    count = cores * -(-matrix.nnz // (cores * _LARGE))
+    edges = np.searchsorted(matrix.indptr, np.linspace(0, matrix.nnz, count + 1))
     edges[0], edges[-1] = 0, matrix.shape[0]
     pieces = []
     for low, high in itertools.pairwise(edges):
         start, stop = matrix.indptr[low], matrix.indptr[high]
-        part = (matrix.data[start:stop], matrix.indices[start:stop], matrix.indptr[low : high + 1] - start)
-        pieces.append(sparse.csr_array(part, shape=(high - low, matrix.shape[1])))
+        ends = matrix.indptr[: high - low + 1]  # of rows that are equally long, for every piece
+        if not (len(ends) and ends[-1] == stop - start and np.array_equal(ends, matrix.indptr[low : high + 1] - start)):
+            ends = matrix.indptr[low : high + 1] - start
+        piece = sparse.csr_array((high - low, matrix.shape[1]))
+        # set one by one, since the constructor copies what is a small part of something larger
+        piece.data, piece.indices, piece.indptr = matrix.data[start:stop], matrix.indices[start:stop], ends
+        pieces.append(piece)
     return pieces
 
 
 def _product(pieces: list, v: np.ndarray) -> np.ndarray:
     if len(pieces) == 1:
         return pieces[0] @ v
-    waiting = [_pool().submit(piece.__matmul__, v) for piece in pieces[1:]]
-    whole, end = np.empty(sum(piece.shape[0] for piece in pieces)), pieces[0].shape[0]
-    whole[:end] = pieces[0] @ v
-    for found in waiting:
-        part = found.result()
-        whole[end : end + len(part)] = part
-        end += len(part)
+    edges = np.cumsum([0, *(piece.shape[0] for piece in pieces)])
+    whole = np.empty(edges[-1])
+
+    def run(n: int):
+        whole[edges[n] : edges[n + 1]] = pieces[n] @ v
+
+    for _ in _pool().map(run, range(len(pieces))):
+        pass
     return whole
 
 
