@@ -157,9 +157,7 @@ class Transitions(eqx.Module):
                 bad = _first((rows < 0) | (rows >= len(probs)))
                 raise ValueError(f"rows{bad} is {rows[tuple(bad)]}, not one of the {len(probs)} rows of probabilities")
             sums = sums[rows]
-        # what float32 rounding can leave in a row of thousands of entries is not the user's mistake
-        tolerance = max(1e-6, 100 * float(jnp.finfo(probs.dtype).eps))
-        if (bad := _first(mask & (np.abs(sums - 1) > tolerance))) is not None:
+        if (bad := _first(mask & (np.abs(sums - 1) > row_tolerance(probs.dtype)))) is not None:
             row = f"probabilities{bad if self.rows is None else [int(np.asarray(self.rows)[tuple(bad)])]}"
             raise Misfit(
                 f"{row} sum to {sums[tuple(bad)]:.6g}, not 1; if action {bad[1]} is not possible in state {bad[0]}, set "
@@ -241,6 +239,11 @@ class Transitions(eqx.Module):
         layout = "dense" if self.successors is None else f"{width} successor{'s' if width > 1 else ''}"
         shared = "" if self.rows is None else f", {self.probabilities.shape[-2]} distinct rows"
         return f"Transitions({self.num_states} states, {self.num_actions} actions, {layout}{shared})"
+
+
+def row_tolerance(dtype) -> float:
+    """By how much the sum of a row may miss one: what rounding leaves in thousands of entries is not the user's mistake."""
+    return max(1e-6, 100 * float(jnp.finfo(dtype).eps))
 
 
 def _sums(probs: np.ndarray) -> np.ndarray:

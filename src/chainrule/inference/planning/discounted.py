@@ -13,6 +13,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from .backups import Backups
 from .bounds import Bounds, macqueen, rounding
 from .evaluation import direct, is_narrow, krylov, lu_work, spread, sweep
 from .process import Process
@@ -78,6 +79,10 @@ class Progress:
         self.width = spread(change, self._ends)
         self._history.append(self.bounds.gap)
         self._report(len(self._history), self.bounds.gap)
+
+    def take_back(self):
+        """Forget the last improvement, which is to be computed again."""
+        self._history.pop()
 
     def finished(self, exact: bool | None = None) -> bool:
         """Whether it came down to the tolerance, to rounding (which `exact` may know better), or took too many steps."""
@@ -176,23 +181,23 @@ def modified_policy_iteration(
     """
     ends = bool(process.ends.any())
     progress = Progress(process, tolerance=tolerance, most=most, report=report)
-    work, slow, solved, entries = None, False, False, process.num_states * process.width
-    if sweeps is None and ends and not v.any() and process.reward.max() <= 0 < process.largest_reward:
-        # where every step costs, the way out is what policies differ in: begin with the shortest
-        policy, v = _shortest(process)
-        chain = process.follow(policy)
-        v, n, rate = sweep(chain, v, discount=process.discount, until=0.0, most=50, ends=ends)
-        progress.sweeps, slow = n, rate > 0.9
-    else:
-        policy, chain = process.any_policy(), None
+    work, solved, entries = None, False, process.num_states * process.width
+    policy, chain, v, slow = _beginning(process, v, progress, sweeps)
+    back_up = Backups(process)
     while True:
-        q = process.action_values(v) if v.any() else process.reward.copy()
+        q = None  # the last one is not needed while the next one is made
+        q = back_up(v, policy, chain)
+        before = v.copy() if not back_up.whole else None
         values = best(q)
         progress.take_in(values, np.subtract(values, v, out=v))
         error = progress.error
         changed = improve(q, policy, values, 4 * error)
         if progress.finished():
-            return progress.outcome(values, q, policy)
+            if before is None:
+                return progress.outcome(values, q, policy)
+            v, chain = before, None  # the Q that is returned is computed everywhere
+            progress.take_back()
+            continue
         if chain is None:
             chain = process.follow(policy)
         elif len(changed):
@@ -217,6 +222,24 @@ def modified_policy_iteration(
         goal = 0.5 * tolerance * (1 - factor) / factor if len(changed) == 0 and factor > 0 else 0.2 * progress.width
         v, n, rate = sweep(chain, v, discount=process.discount, until=max(goal, 4 * error), most=50, ends=ends)
         progress.sweeps, slow = progress.sweeps + n, slow or (n == 50 and rate > 0.9)
+
+
+def _beginning(process: Process, v: np.ndarray, progress: Progress, sweeps: int | None) -> tuple:
+    """A policy, its chain if there is any reason for it, values, and whether backups under it are slow."""
+    ends = bool(process.ends.any())
+    if v.any():
+        return process.any_policy(), None, v, False
+    until, most = 0.0, 50 if sweeps is None else sweeps
+    if sweeps is None and ends and process.reward.max() <= 0 < process.largest_reward:
+        # where every step costs, the way out is what policies differ in: begin with the shortest
+        policy, v = _shortest(process)
+    else:  # the first backup costs nothing
+        policy, v = process.reward.argmax(axis=1), best(process.reward)
+        until = 0.2 * spread(v, ends) if sweeps is None else 0.0
+    chain = process.follow(policy)
+    v, n, rate = sweep(chain, v, discount=process.discount, until=until, most=most, ends=ends)
+    progress.sweeps = n
+    return policy, chain, v, n == 50 and rate > 0.9
 
 
 def _shortest(process: Process) -> tuple[np.ndarray, np.ndarray]:

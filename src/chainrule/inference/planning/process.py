@@ -16,10 +16,12 @@ from typing import Any
 import numpy as np
 from scipy import sparse
 
-from ...forms.transitions import Transitions
+from ...forms.transitions import Transitions, row_tolerance
 from . import reach
 from .bounds import Bounds, macqueen, rounding, widened
 
+_NEAR = 131_072  # numbers that are still in the cache after they have been read once
+_LARGE = 4_000_000  # entries of a piece at most
 _PARALLEL = 1_000_000  # entries from which a product is worth a second core
 
 
@@ -72,6 +74,8 @@ class Process:
                 (probs.reshape(-1), successors, start), shape=(len(start) - 1, self.num_states)
             )
         self.pieces = _cut(self.matrix)
+        self._sums: np.ndarray | None = None
+        self._tolerance = row_tolerance(form.probabilities.dtype)
         self.terminal, feasible = np.asarray(form.terminal), np.asarray(form.mask)
         if form.outcome_rewards is None:
             self.reward = paid = np.asarray(form.rewards).astype(np.float64, copy=False)
@@ -101,7 +105,10 @@ class Process:
 
     def expect(self, v: np.ndarray) -> np.ndarray:
         """Σ_{s'} p(s' | s, a) v(s'), shape (S, A); of no meaning where the process ends or the action is infeasible."""
-        found = _product(self.pieces, v)
+        if self._sums is None and not sparse.issparse(self.matrix):
+            found, self._sums = _product_and_sums(self.matrix, v)
+        else:
+            found = _product(self.pieces, v)
         return found.reshape(self.num_states, self.num_actions) if self.rows is None else found[self.rows]
 
     def action_values(self, v: np.ndarray) -> np.ndarray:
@@ -112,6 +119,16 @@ class Process:
         if len(self._ended):
             q[self._ended] = self.reward[self._ended]
         return q
+
+    def action_values_of(self, rows: np.ndarray, v: np.ndarray) -> np.ndarray:
+        """Q of pairs s·A + a, where (s, a) has a row of its own, shape (rows,)."""
+        if self._uniform:
+            probs, successors = (x.reshape(-1, self.width)[rows] for x in (self.matrix.data, self.matrix.indices))
+            expected = np.einsum("rb,rb->r", probs, v[successors])
+        else:
+            expected = self.matrix[rows] @ v
+        reward = self.reward.reshape(-1)[rows]
+        return np.where(self.ends[rows // self.num_actions], reward, reward + self.discount * expected)
 
     def block(self, states: slice) -> Callable[[np.ndarray], np.ndarray]:
         """The backup of consecutive states alone: a function from all values to their Q."""
@@ -150,12 +167,15 @@ class Process:
 
     def follow_on(self, chain: Chain, policy: np.ndarray, changed: np.ndarray) -> Chain:
         """The chain under a policy that differs from the chain's in the states `changed`; the chain is changed in place."""
-        if not self._uniform or 2 * len(changed) > self.num_states:
+        if 2 * len(changed) > self.num_states or (sparse.issparse(self.matrix) and not self._uniform):
             return self.follow(policy)
         chosen = self.row(changed, policy[changed])
+        chain.reward[changed] = self.reward[changed, policy[changed]]
+        if not sparse.issparse(self.matrix):
+            chain.matrix[changed] = self.matrix[chosen]
+            return chain
         for ours, whole in ((chain.matrix.data, self.matrix.data), (chain.matrix.indices, self.matrix.indices)):
             ours.reshape(-1, self.width)[changed] = whole.reshape(-1, self.width)[chosen]
-        chain.reward[changed] = self.reward[changed, policy[changed]]
         return chain
 
     def mix(self, policy: np.ndarray) -> Chain:
@@ -196,14 +216,22 @@ class Process:
     @cached_property
     def factors(self) -> tuple[float, float]:
         """The least and the most that a backup makes of a constant added to all values: see `bounds`."""
-        sums = (
-            self.matrix.data.reshape(-1, self.width) @ np.ones(self.width) if self._uniform else self.matrix.sum(axis=1)
-        )
+        sums = self._sums
+        if sums is None:
+            uniform = self._uniform
+            sums = (
+                self.matrix.data.reshape(-1, self.width) @ np.ones(self.width) if uniform else self.matrix.sum(axis=1)
+            )
         if self.rows is not None or len(self._ended) or not self.mask.all():
             used = self.mask & ~self.ends[:, None]
             sums = sums[used.reshape(-1)] if self.rows is None else sums[self.rows[used]]
         low, high = (float(sums.min()), float(sums.max())) if len(sums) else (1.0, 1.0)
         return widened(0.0 if len(self._ended) else self.discount * low, self.discount * high, self.width)
+
+    def _row_sums(self) -> np.ndarray:
+        return (
+            self.matrix.data.reshape(-1, self.width) @ np.ones(self.width) if self._uniform else self.matrix.sum(axis=1)
+        )
 
     def require_contraction(self):
         """Refuse a discount that rows make too little of.
@@ -211,6 +239,8 @@ class Process:
         Raises:
             ValueError: γ times the sum of a row is not below 1, so that values are not bounded.
         """
+        if self.discount * (1 + 2 * self._tolerance) < 1:  # so that the sums can wait for the first product
+            return
         if not (high := self.factors[1]) < 1:
             raise ValueError(
                 f"a row of probabilities sums to {high / self.discount:.9g}, which a discount of {self.discount:.9g} does "
@@ -270,31 +300,58 @@ def _thin(dense: np.ndarray) -> Any:
 
 
 def _cut(matrix) -> list:
-    """One piece for each core, sharing memory with the whole."""
+    """Pieces that share memory with the whole: one or more for each core, so small that products need little room."""
     cores = cores_at_hand()
     if not sparse.issparse(matrix) or matrix.nnz < _PARALLEL or cores == 1:
         return [matrix]  # dense products use every core by themselves
-    edges = np.searchsorted(matrix.indptr, np.linspace(0, matrix.nnz, cores + 1))
+    count = cores * -(-matrix.nnz // (cores * _LARGE))
+    edges = np.searchsorted(matrix.indptr, np.linspace(0, matrix.nnz, count + 1))
     edges[0], edges[-1] = 0, matrix.shape[0]
     pieces = []
     for low, high in itertools.pairwise(edges):
         start, stop = matrix.indptr[low], matrix.indptr[high]
-        part = (matrix.data[start:stop], matrix.indices[start:stop], matrix.indptr[low : high + 1] - start)
-        pieces.append(sparse.csr_array(part, shape=(high - low, matrix.shape[1])))
+        ends = matrix.indptr[: high - low + 1]  # of rows that are equally long, for every piece
+        if not (len(ends) and ends[-1] == stop - start and np.array_equal(ends, matrix.indptr[low : high + 1] - start)):
+            ends = matrix.indptr[low : high + 1] - start
+        piece = sparse.csr_array((high - low, matrix.shape[1]))
+        # set one by one, since the constructor copies what is a small part of something larger
+        piece.data, piece.indices, piece.indptr = matrix.data[start:stop], matrix.indices[start:stop], ends
+        pieces.append(piece)
     return pieces
 
 
 def _product(pieces: list, v: np.ndarray) -> np.ndarray:
     if len(pieces) == 1:
         return pieces[0] @ v
-    waiting = [_pool().submit(piece.__matmul__, v) for piece in pieces[1:]]
-    whole, end = np.empty(sum(piece.shape[0] for piece in pieces)), pieces[0].shape[0]
-    whole[:end] = pieces[0] @ v
-    for found in waiting:
-        part = found.result()
-        whole[end : end + len(part)] = part
-        end += len(part)
+    edges = np.cumsum([0, *(piece.shape[0] for piece in pieces)])
+    whole = np.empty(edges[-1])
+
+    def run(n: int):
+        whole[edges[n] : edges[n + 1]] = pieces[n] @ v
+
+    for _ in _pool().map(run, range(len(pieces))):
+        pass
     return whole
+
+
+def _product_and_sums(matrix: np.ndarray, v: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """P v, and the sums of rows, piece by piece, so that what is read for the one is in the cache for the other."""
+    found, sums, ones = np.empty(len(matrix)), np.empty(len(matrix)), np.ones(matrix.shape[1])
+    step = max(1, _NEAR // matrix.shape[1])
+
+    def run(part: slice):
+        for start in range(part.start, part.stop, step):
+            piece = slice(start, min(start + step, part.stop))
+            np.dot(matrix[piece], v, out=found[piece])
+            np.dot(matrix[piece], ones, out=sums[piece])
+
+    cores = cores_at_hand() if matrix.size >= _PARALLEL else 1
+    parts = [slice(low, high) for low, high in itertools.pairwise(np.linspace(0, len(matrix), cores + 1).astype(int))]
+    waiting = [_pool().submit(run, part) for part in parts[1:]]
+    run(parts[0])
+    for done in waiting:
+        done.result()
+    return found, sums
 
 
 @cache
