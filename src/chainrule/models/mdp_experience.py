@@ -41,16 +41,33 @@ class Trajectories(eqx.Module):
 
     @property
     def lengths(self) -> np.ndarray:
-        """How many actions each walk took."""
+        """How many actions each walk took, (walk,): fewer than there are steps where it came to an end."""
         return (np.asarray(self.actions) >= 0).sum(axis=1)
 
     def returns(self, discount: float = 1.0) -> np.ndarray:
-        """The discounted sum of rewards of each walk, (walk,)."""
+        """The discounted sum of rewards of each walk, Σ_t γ^t r_t, (walk,).
+
+        Args:
+            discount: γ in [0, 1].
+
+        Example:
+            >>> import numpy as np, chainrule as cr
+            >>> walks = cr.Trajectories(np.array([[0, 0, 1]]), np.array([[0, 0]]), np.array([[1.0, 4.0]]))
+            >>> walks.returns().tolist(), walks.returns(0.5).tolist()
+            ([5.0], [3.0])
+        """
         rewards = np.asarray(self.rewards, np.float64)
         return rewards @ discount ** np.arange(rewards.shape[1])
 
     def labels(self, walk: int = 0) -> list[Hashable]:
-        """The states of one walk by name, up to its end."""
+        """The states of one walk by name, up to its end.
+
+        Example:
+            >>> import numpy as np, chainrule as cr
+            >>> states, actions = np.array([[0, 1, 1]]), np.array([[0, -1]])  # the second step found nothing to do
+            >>> cr.Trajectories(states, actions, np.array([[1.0, 0.0]]), ("up", "down")).labels()
+            ['up', 'down']
+        """
         path = np.asarray(self.states)[walk, : self.lengths[walk] + 1].tolist()
         return path if self.state_names is None else [self.state_names[s] for s in path]
 

@@ -12,7 +12,17 @@ from ..forms.chain import is_concrete
 
 
 class SolveStatus(enum.Enum):
-    """How solving ended; each member reads as advice."""
+    """How solving ended; the value of each member reads as advice.
+
+    Example:
+        >>> import chainrule as cr
+        >>> mdp = cr.MDP([[[1.0, 0.0]], [[0.0, 1.0]]], [[0.0], [1.0]], discount=0.9)
+        >>> early = mdp.solve(method=cr.ValueIteration(), max_iterations=3)
+        >>> early.status, bool(early.lower[1] <= 10 <= early.upper[1])  # unfinished, but not wrong
+        (SolveStatus.MAX_ITERATIONS, True)
+        >>> mdp.solve(tolerance=1e-300).status
+        SolveStatus.PRECISION
+    """
 
     CERTIFIED = "certified: the optimum is between lower and upper, which are no further apart than was asked"
     MAX_ITERATIONS = (
@@ -62,7 +72,16 @@ class Policy(eqx.Module):
 
     @property
     def labels(self) -> np.ndarray:
-        """The names of the actions of a deterministic policy, in the shape of `table`; None where there is none."""
+        """The names of the actions of a deterministic policy, in the shape of `table`; None where there is none.
+
+        Raises:
+            ValueError: the policy is stochastic.
+
+        Example:
+            >>> import numpy as np, chainrule as cr
+            >>> cr.Policy(np.array([[1, 0, -1], [0, 0, -1]]), actions=("slow", "fast")).labels.tolist()  # of two steps
+            [['fast', 'slow', None], ['slow', 'slow', None]]
+        """
         if not self.is_deterministic:
             raise ValueError("a stochastic policy has no one action for a state; see its table of probabilities")
         indices = np.asarray(self.table)
@@ -72,7 +91,16 @@ class Policy(eqx.Module):
         return lookup[indices]
 
     def probabilities(self, num_actions: int | None = None) -> Any:
-        """The policy as probabilities, (…, S, A)."""
+        """The policy as probabilities, (…, S, A); zeros where there is nothing to do.
+
+        Args:
+            num_actions: A; by default as many as have names or, without names, as the largest index asks for.
+
+        Example:
+            >>> import numpy as np, chainrule as cr
+            >>> cr.Policy(np.array([1, 0, -1])).probabilities().tolist()
+            [[0.0, 1.0], [1.0, 0.0], [0.0, 0.0]]
+        """
         if not self.is_deterministic:
             return self.table
         size = len(self.actions) if num_actions is None and self.actions is not None else num_actions
@@ -106,7 +134,13 @@ class Policy(eqx.Module):
         return {name: float(p) for name, p in zip(names, row, strict=True) if p > 0} or None
 
     def items(self) -> Iterator[tuple[Hashable, Any]]:
-        """Pairs of a state and what to do there, as `policy[state]`."""
+        """Pairs of a state and what to do there, as `policy[state]`.
+
+        Example:
+            >>> import numpy as np, chainrule as cr
+            >>> dict(cr.Policy(np.array([[0.25, 0.75], [0.0, 1.0]]), states=("cool", "hot"), actions=("a", "b")).items())
+            {'cool': {'a': 0.25, 'b': 0.75}, 'hot': {'b': 1.0}}
+        """
         host = Policy(np.asarray(self.table), self.states, self.actions)
         for s, name in enumerate(range(self.num_states) if self.states is None else self.states):
             yield name, host._at(s)
@@ -184,6 +218,15 @@ class Solution(eqx.Module):
         """The names of the actions that may be optimal in a state: more than one where they tie, none after the end.
 
         With a horizon there is such a list for each step, and in a batch for each process.
+
+        Raises:
+            ValueError: no such state.
+
+        Example:
+            >>> import chainrule as cr
+            >>> mdp = cr.MDP([[[1, 0], [0, 1]], [[0, 1], [0, 1]]], [[2, 2], [0, 0]], terminal=[0, 1])
+            >>> mdp.solve(horizon=2).best_actions(0)  # at the last step it does not matter whether it ends
+            [[0], [0, 1]]
         """
         s = state_index(state, self.states, self.action_values.shape[-2])
         table = np.asarray(self.policy.table)

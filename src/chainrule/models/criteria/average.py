@@ -22,6 +22,9 @@ class Average:
       where that would cost too much, and the maximal end `component` of each state, (S,), −1 for those that cannot be
       stayed in.
 
+    Raises:
+        ValueError: on solving, with a method, a horizon or final values, for which it has no use.
+
     Example:
         >>> import chainrule as cr
         >>> step = {("shop", "sell"): [(1.0, "out", 5.0)], ("out", "restock"): [(1.0, "shop", -1.0)],
@@ -32,7 +35,7 @@ class Average:
         (2.0, 'sell', [1.5, -1.5])
 
     References:
-        Puterman (1994), Markov Decision Processes, chapters 8 and 9.
+        Puterman (1994), Markov Decision Processes, chapters 8 (unichain) and 9 (any structure).
     """
 
     def solve(self, mdp, process, *, method, start, horizon, final, tolerance, most, report):

@@ -55,7 +55,7 @@ class Constrained:
         ({'rest': 0.75, 'work': 0.25}, 1.0)
 
     References:
-        Altman (1999), Constrained Markov Decision Processes.
+        Altman (1999), Constrained Markov Decision Processes, chapter 3 (discounted costs).
     """
 
     costs: Mapping[str, Any]

@@ -43,6 +43,7 @@ class CVaR:
         ['risky', 'safe']
 
     References:
+        Rockafellar and Uryasev (2000), Optimization of conditional value-at-risk, theorem 1 (the maximum over η).
         Bäuerle and Ott (2011), Markov decision processes with average-value-at-risk criteria. Hau, Delage, Ghavamzadeh and
         Petrik (2023), On dynamic programming decompositions of static risk measures: why quantile levels as a part of the
         state, instead of rewards, go wrong.
@@ -107,7 +108,21 @@ class CVaR:
 
 
 class ReturnPolicy:
-    """What to do at a step, in a state, after an accumulated discounted reward: `policy(2, "home", 3.5)`."""
+    """What to do at a step, in a state, after an accumulated discounted reward: `policy(2, "home", 3.5)`.
+
+    It is what `CVaR` leaves in `details["policy"]`.
+
+    Example:
+        >>> import chainrule as cr
+        >>> step = {("draw", "play"): [(0.5, "next", 0.0), (0.5, "next", 4.0)],
+        ...         ("next", "play"): [(0.8, "end", 3.0), (0.2, "end", -3.0)], ("next", "stop"): [(1.0, "end", 0.0)]}
+        >>> mdp = cr.MDP.from_function(lambda s, a: step.get((s, a)), ["draw"], actions=["play", "stop"])
+        >>> details = mdp.solve(criterion=cr.criteria.CVaR(0.5, start="draw"), horizon=2).details
+        >>> details["policy"](1, "next", 0.0), details["policy"](1, "next", 4.0)  # 4 is better kept
+        ('play', 'stop')
+        >>> round(details["worth"], 6)  # 0.8 · 3 − 0.2 · 3, the half in which the draw gave nothing
+        1.8
+    """
 
     def __init__(self, tree: Tree, choice: list[np.ndarray], mdp: Any):
         self._tree, self._choice = tree, choice

@@ -23,14 +23,19 @@ class Soft:
     Args:
         temperature: τ > 0, in the unit of the rewards.
 
+    Raises:
+        ValueError: a temperature that is not positive or not finite; on solving, a discount of 1.
+
     Example:
         >>> import chainrule as cr
         >>> mdp = cr.MDP([[[1.0], [1.0]]], [[1.0, 0.0]], discount=0.5)
-        >>> mdp.solve(criterion=cr.criteria.Soft(1.0)).policy[0][0]  # e / (e + 1)
-        0.7310585786300049
+        >>> solution = mdp.solve(criterion=cr.criteria.Soft(1.0))
+        >>> round(solution.policy[0][0], 6), round(solution[0], 6)  # e / (e + 1), and log(e + 1) / (1 − γ)
+        (0.731059, 2.626523)
 
     References:
-        Ziebart (2010), Modeling purposeful adaptive behavior with the principle of maximum causal entropy.
+        Ziebart (2010), Modeling purposeful adaptive behavior with the principle of maximum causal entropy. Geist, Scherrer
+        and Pietquin (2019), A theory of regularized Markov decision processes.
     """
 
     temperature: float
@@ -61,6 +66,9 @@ class Entropic:
     Args:
         risk_aversion: θ, per unit of reward. Positive is averse to risk, negative seeks it, 0 is the expectation; the
             certainty equivalent is about mean − θ/2 · variance.
+
+    Raises:
+        ValueError: a risk aversion that is not finite; on solving, a discount of 1.
 
     Example:
         >>> import chainrule as cr

@@ -18,7 +18,7 @@ class Robust:
         v(s) = max_a min_p { Σ_{s'} p(s') (r(s, a, s') + γ v(s')) : lower ≤ p ≤ upper, Σ p = 1 }
 
     Args:
-        radius: how far each probability may be off, a number or (S, A): intervals p ± radius, within [0, 1]. What has
+        radius: how far each probability may be off, a number or (S, A), ≥ 0: intervals p ± radius, within [0, 1]. What has
             probability zero stays impossible.
         lower, upper: the intervals, instead, in the shape of the probabilities: (S, A, S) for dense ones, (S, A, b) with
             `successors`.
