@@ -150,8 +150,9 @@ def test_functions_are_walked_through_as_far_as_they_lead():
         (lambda m: cr.MDP.from_sparse(sparse.eye_array(2), np.zeros(2)), "num_actions"),
         (lambda m: cr.MDP.from_sparse([sparse.eye_array(2), sparse.eye_array(3)], np.zeros(2)), "action 1 has shape"),
         (lambda m: cr.PolicyIteration("exact"), "evaluation is 'exact'"),
-        (lambda m: cr.ModifiedPolicyIteration(-1), "sweeps is -1"),
-        (lambda m: cr.AndersonAcceleration(0), "memory is 0"),
+        (lambda m: cr.ModifiedPolicyIteration(-1), "sweeps is -1; wanted at least 0"),
+        (lambda m: cr.ValueIteration(blocks=2.5), r"blocks is 2\.5; wanted a whole number"),
+        (lambda m: cr.AndersonAcceleration(0), "memory is 0; wanted at least 1"),
     ],
 )
 def test_what_is_wrong_is_named(make, message):

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from ...forms.checks import whole
 from . import discounted, linear_programs
 from .discounted import Outcome, Report
 from .process import Process
@@ -206,5 +207,4 @@ class LinearProgram:
 
 
 def _at_least(name: str, value: int, least: int):
-    if value < least:
-        raise ValueError(f"{name} is {value}; wanted at least {least}")
+    whole(value, name, least=least, why=f"wanted at least {least}")
