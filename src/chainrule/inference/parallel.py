@@ -1,7 +1,8 @@
 """Forward-backward by the sweeps that are parallel in time (`chunks`), whatever the device.
 
-On accelerators the functions of `chainrule.inference.chain`, and with them every model, take these sweeps by themselves
-where a chain is long. On a CPU they lose: K times the arithmetic for loops whose steps cost little.
+On accelerators likelihoods, posteriors, filters, best paths and fits take these sweeps by themselves where a chain is
+long; draws, entropies and k best paths go on step by step. On a CPU the sweeps lose: K times the arithmetic for loops
+whose steps cost little.
 """
 
 from functools import partial
