@@ -56,8 +56,7 @@ class BNN(eqx.Module):
         >>> from chainrule import bayes
         >>> x = jnp.linspace(-1.0, 1.0, 20)[:, None]
         >>> network = eqx.nn.MLP(1, 1, 8, 1, activation=jnp.tanh, key=jax.random.key(0))
-        >>> method = bayes.NUTS(num_warmup=20, num_samples=20, max_tree_depth=5)
-        >>> fit = bayes.BNN(network).fit(x, x**2, method=method, key=jax.random.key(1))
+        >>> fit = bayes.BNN(network).fit(x, x**2, method=bayes.SVI(steps=500, num_samples=40), key=jax.random.key(1))
         >>> fit.predict(x).mean.shape, jax.vmap(lambda network: network(x[0]))(fit.models).shape
         ((20, 1), (40, 1))
 
