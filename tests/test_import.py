@@ -52,6 +52,23 @@ def test_heavy_packages_wait_for_their_first_use(package):
     assert package not in probe()["loaded"]
 
 
+FROM_ARRAYS = """
+import sys
+import numpy as np
+import chainrule as cr
+cr.HMM([0.5, 0.5], np.eye(2), cr.emissions.Poisson([1.0, 2.0]))
+cr.MarkovChain([0.5, 0.5], np.eye(2))
+cr.LinearChainCRF(["D", "N"], [cr.templates("%x[0,0]")])
+cr.MDP(np.ones((1, 1, 1)), np.ones((1, 1)), discount=0.9)
+print(sorted({"networkx", "numpyro", "matplotlib"} & set(sys.modules)))
+"""
+
+
+def test_models_made_of_arrays_load_no_graph_library():
+    run = subprocess.run([sys.executable, "-c", FROM_ARRAYS], capture_output=True, text=True, check=False)
+    assert run.stdout == "[]\n", run.stderr
+
+
 def test_no_setting_changes_and_no_backend_starts():
     assert probe()["settings"] == []
     assert probe()["backends"] == []

@@ -4,7 +4,6 @@ import itertools
 from collections.abc import Hashable
 
 import jax.numpy as jnp
-import networkx as nx
 import numpy as np
 
 from ..forms.chain import Chain
@@ -59,6 +58,8 @@ def as_chain(graph: FactorGraph) -> tuple[tuple[Hashable, ...], Chain] | None:
 
 def _line(graph: FactorGraph) -> tuple[Hashable, ...] | None:
     """Return the variables so that every pair with a factor is consecutive, or None."""
+    import networkx as nx
+
     pairs = nx.Graph()
     pairs.add_nodes_from(graph.variables)
     pairs.add_edges_from(scope for scope, _ in graph.factors.values() if len(scope) == 2)

@@ -10,13 +10,15 @@ import math
 from collections.abc import Hashable, Iterable, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
-import networkx as nx
 import numpy as np
 from jaxtyping import ArrayLike, Float
 
 from .labels import first_duplicate, lookup
+
+if TYPE_CHECKING:
+    import networkx as nx
 
 _MOST_JOINT_STATES = 2**20
 _MOST_DIMENSIONS = 64  # of a NumPy array
@@ -83,7 +85,7 @@ class FactorGraph:
         object.__setattr__(self, "factors", MappingProxyType(tables))
 
     @classmethod
-    def from_networkx(cls, graph: nx.Graph) -> "FactorGraph":
+    def from_networkx(cls, graph: "nx.Graph") -> "FactorGraph":
         """Read a bipartite networkx graph.
 
         Args:
@@ -103,6 +105,8 @@ class FactorGraph:
             >>> cr.FactorGraph.from_networkx(graph)
             FactorGraph(1 variables, 1 factors)
         """
+        import networkx as nx
+
         if not isinstance(graph, nx.Graph) or graph.is_directed() or graph.is_multigraph():
             raise ValueError(f"a factor graph is read from an undirected nx.Graph, got {type(graph).__name__}")
         variables, factors = {}, {}
@@ -126,11 +130,13 @@ class FactorGraph:
                 raise ValueError(f"factor {name!r} has scope {scope!r} but neighbours {tuple(graph[name])!r}")
         return cls(variables, factors)
 
-    def to_networkx(self) -> nx.Graph:
+    def to_networkx(self) -> "nx.Graph":
         """Return a new bipartite networkx graph that `from_networkx` reads back.
 
         Nodes also carry networkx's `bipartite`, 0 for variables and 1 for factors.
         """
+        import networkx as nx
+
         graph = nx.Graph()
         for name, states in self.variables.items():
             graph.add_node(name, bipartite=0, states=states)

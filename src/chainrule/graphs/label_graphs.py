@@ -7,16 +7,18 @@ O, E and S.
 """
 
 from collections.abc import Iterable
-
-import networkx as nx
+from typing import TYPE_CHECKING
 
 from .labels import first_duplicate
+
+if TYPE_CHECKING:
+    import networkx as nx
 
 _CONTINUE = frozenset("IE")
 _OPEN = frozenset("BI")
 
 
-def bio_graph(labels: Iterable[str]) -> nx.DiGraph:
+def bio_graph(labels: Iterable[str]) -> "nx.DiGraph":
     """Return the transitions that BIO (IOB2) allows: I-X comes after B-X or I-X only.
 
     Args:
@@ -44,7 +46,7 @@ def bio_graph(labels: Iterable[str]) -> nx.DiGraph:
     return _graph(labels, scheme="BIO", final=frozenset("BIO"))
 
 
-def bioes_graph(labels: Iterable[str]) -> nx.DiGraph:
+def bioes_graph(labels: Iterable[str]) -> "nx.DiGraph":
     """Return the transitions that BIOES allows: what B-X begins goes on with I-X and ends with E-X; S-X stands alone.
 
     Args:
@@ -70,7 +72,9 @@ def bioes_graph(labels: Iterable[str]) -> nx.DiGraph:
     return _graph(labels, scheme="BIOES", final=frozenset("OES"))
 
 
-def _graph(labels: Iterable[str], *, scheme: str, final: frozenset[str]) -> nx.DiGraph:
+def _graph(labels: Iterable[str], *, scheme: str, final: frozenset[str]) -> "nx.DiGraph":
+    import networkx as nx
+
     if isinstance(labels, str):
         raise ValueError(f"labels is the string {labels!r}; give a list of labels, as ['O', 'B-X', 'I-X']")
     labels = list(labels)
@@ -102,8 +106,10 @@ def _split(label: str, scheme: str) -> tuple[str, str]:
     return letter, type_
 
 
-def _check_use(graph: nx.DiGraph, parts: dict[str, tuple[str, str]]):
+def _check_use(graph: "nx.DiGraph", parts: dict[str, tuple[str, str]]):
     """Every label must lie on a way from an initial label to a final one."""
+    import networkx as nx
+
     begun = {v for u, initial in graph.nodes(data="initial") if initial for v in [u, *nx.descendants(graph, u)]}
     ended = {v for u, final in graph.nodes(data="final") if final for v in [u, *nx.ancestors(graph, u)]}
     for label, (_, type_) in parts.items():

@@ -8,13 +8,16 @@ probability is a pure structure: it says which steps are allowed and leaves thei
 
 from collections.abc import Callable, Hashable, Iterable
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
-import networkx as nx
 import numpy as np
 from jaxtyping import ArrayLike, Bool, Float, Int
 
 from ..forms.transitions import Transitions
 from .labels import first_duplicate, lookup
+
+if TYPE_CHECKING:
+    import networkx as nx
 
 _TOLERANCE = 1e-6  # how far a row may be from summing to one
 
@@ -57,7 +60,7 @@ class TransitionGraph:
     reward: Float[np.ndarray, " edge"]
     initial: Float[np.ndarray, " state"] | None
     terminal: Bool[np.ndarray, " state"]
-    graph: nx.DiGraph | None = None
+    graph: "nx.DiGraph | None" = None
     _positions: dict[Hashable, int] = field(init=False)
 
     def __post_init__(self):
@@ -71,7 +74,7 @@ class TransitionGraph:
         self._check_rows()
 
     @classmethod
-    def from_networkx(cls, graph: nx.DiGraph, *, probability: str = "probability") -> "TransitionGraph":
+    def from_networkx(cls, graph: "nx.DiGraph", *, probability: str = "probability") -> "TransitionGraph":
         """Read a networkx graph; the order of its nodes is the order of the states.
 
         Args:
@@ -97,6 +100,8 @@ class TransitionGraph:
             >>> cr.TransitionGraph.from_networkx(graph)
             TransitionGraph(2 states, 2 actions)
         """
+        import networkx as nx
+
         if not isinstance(graph, nx.Graph) or not graph.is_directed():
             raise ValueError(
                 f"a transition graph is read from nx.DiGraph (Markov chain) or nx.MultiDiGraph (decision process), got "
@@ -179,8 +184,10 @@ class TransitionGraph:
             terminal=np.zeros(len(labels), bool),
         )
 
-    def to_networkx(self) -> nx.DiGraph:
+    def to_networkx(self) -> "nx.DiGraph":
         """Return a new networkx graph, with every attribute of the one this was read from."""
+        import networkx as nx
+
         if self.graph is not None:
             return self.graph.copy()
         graph = nx.MultiDiGraph() if self.actions else nx.DiGraph()

@@ -9,11 +9,10 @@ labels, and a structure: which labels may begin, follow one another and end.
 
 import dataclasses
 from collections.abc import Hashable, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import equinox as eqx
 import jax.numpy as jnp
-import networkx as nx
 import numpy as np
 from jaxtyping import Array, Float, Key
 
@@ -33,6 +32,9 @@ from .data import host
 from .features.base import AbstractFeature, Batch, Options
 from .features.sparse import as_feature
 from .results import Path, Posterior, Table
+
+if TYPE_CHECKING:
+    import networkx as nx
 
 
 class LinearChainCRF(eqx.Module):
@@ -142,8 +144,10 @@ class LinearChainCRF(eqx.Module):
         """How many labels before a label speaks of."""
         return 1 if self.second is None else 2
 
-    def graph(self) -> nx.DiGraph:
+    def graph(self) -> "nx.DiGraph":
         """The steps that are allowed, with their weights."""
+        import networkx as nx
+
         structure, weight = self.structure, np.asarray(self.transition)
         graph = nx.DiGraph()
         for k, label in enumerate(self.labels):

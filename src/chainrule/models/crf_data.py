@@ -2,16 +2,18 @@
 
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import networkx as nx
 import numpy as np
 
 from ..forms.sequences import Sequences
 from . import crf_engine as engine
 from .features.base import Batch, Gold, Potentials
+
+if TYPE_CHECKING:
+    import networkx as nx
 
 
 @dataclass(frozen=True, eq=False)
@@ -175,6 +177,8 @@ def structure_of(labels: tuple[Hashable, ...], graph: "nx.DiGraph | None") -> tu
     size = len(labels)
     if graph is None:
         return np.ones(size, bool), np.ones((size, size), bool), np.ones(size, bool)
+    import networkx as nx  # whoever brings a graph has it loaded
+
     if not isinstance(graph, nx.Graph) or not graph.is_directed():
         raise ValueError(f"transitions is {graph!r}; wanted a directed networkx graph over the labels")
     missing = [label for label in labels if label not in graph]

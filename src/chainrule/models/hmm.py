@@ -9,11 +9,10 @@ The model compiles to the chain form, and every question about it is a question 
 """
 
 from collections.abc import Callable, Hashable, Sequence
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import equinox as eqx
 import jax
-import networkx as nx
 import numpy as np
 from jaxtyping import Array, Float, Key
 
@@ -32,6 +31,9 @@ from .emissions.base import as_parameter, generator, parameters
 from .hmm_data import prepared, prepared_one
 from .markov_chain import as_probabilities, chain_from_graph, chain_graph, check_chain
 from .results import Filtered, Path, Posterior
+
+if TYPE_CHECKING:
+    import networkx as nx
 
 
 class HMMPrior(NamedTuple):
@@ -149,7 +151,7 @@ class HMM(eqx.Module):
         graph, initial, matrix = chain_from_graph(graph, key)
         return cls(initial, matrix, emission, graph.states)
 
-    def graph(self) -> nx.DiGraph:
+    def graph(self) -> "nx.DiGraph":
         """The transitions as a networkx graph: an edge for each step that is possible."""
         return chain_graph(self.initial, self.transition, self.states)
 

@@ -6,12 +6,11 @@ Reference: Norris (1997), "Markov Chains", chapter 1.
 """
 
 from collections.abc import Hashable, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-import networkx as nx
 import numpy as np
 from jaxtyping import Array, Float, Int, Key
 
@@ -25,6 +24,9 @@ from ..inference.logspace import safe_log
 from ..learning.fit import Fit, Status
 from .data import prepare
 from .emissions.base import as_parameter, generator
+
+if TYPE_CHECKING:
+    import networkx as nx
 
 
 class MarkovChain(eqx.Module):
@@ -98,7 +100,7 @@ class MarkovChain(eqx.Module):
         start = cls(np.full(size, 1 / size), np.full((size, size), 1 / size), states)
         return start.fit(sequences, smoothing=smoothing, strict=True).model
 
-    def graph(self) -> nx.DiGraph:
+    def graph(self) -> "nx.DiGraph":
         """The chain as a networkx graph: an edge for each step that is possible."""
         return chain_graph(self.initial, self.transition, self.states)
 
@@ -159,6 +161,8 @@ class MarkovChain(eqx.Module):
             >>> print(cr.MarkovChain([.5, .5], [[.8, .2], [.4, .6]]).stationary().round(3))
             [0.667 0.333]
         """
+        import networkx as nx
+
         matrix = np.asarray(self.transition, np.float64)
         closed = list(nx.attracting_components(nx.from_numpy_array(matrix > 0, create_using=nx.DiGraph)))
         if len(closed) > 1:
@@ -383,8 +387,10 @@ def chain_from_graph(graph, key) -> tuple[TransitionGraph, np.ndarray, np.ndarra
     return graph, np.full(size, 1 / size) if initial is None else initial, matrix
 
 
-def chain_graph(initial, transition, states) -> nx.DiGraph:
+def chain_graph(initial, transition, states) -> "nx.DiGraph":
     """A chain as a networkx graph, with `initial` on the nodes and `probability` on the edges."""
+    import networkx as nx
+
     made = nx.DiGraph()
     matrix = np.asarray(transition, float)
     for name, start in zip(states, np.asarray(initial, float), strict=True):

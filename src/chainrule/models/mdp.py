@@ -6,11 +6,10 @@ Reference: Puterman (1994), "Markov Decision Processes".
 """
 
 from collections.abc import Hashable, Iterable, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import equinox as eqx
 import jax
-import networkx as nx
 import numpy as np
 from jaxtyping import Array, Float, Key
 
@@ -28,6 +27,9 @@ from .mdp_constructors import AbstractConstructors
 from .mdp_experience import Trajectories, walk
 from .mdp_policies import as_matrix, as_table, chain_of, normalised, occupancy
 from .policy import Evaluation, Policy, Solution, state_index
+
+if TYPE_CHECKING:
+    import networkx as nx
 
 
 class MDP(AbstractConstructors):
@@ -164,7 +166,7 @@ class MDP(AbstractConstructors):
             initial=changes.get("initial", self.initial),
         )
 
-    def graph(self) -> nx.MultiDiGraph:
+    def graph(self) -> "nx.MultiDiGraph":
         """The process as a networkx graph: an edge for each outcome that is possible.
 
         Example:

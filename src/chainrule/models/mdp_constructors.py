@@ -1,10 +1,9 @@
 """The ways to a decision process: from graphs, matrices, tables, functions, experience, and at random."""
 
 from collections.abc import Hashable, Iterable, Mapping, Sequence
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 import equinox as eqx
-import networkx as nx
 import numpy as np
 from jaxtyping import Array, Key
 
@@ -13,6 +12,9 @@ from ..graphs.transition_graph import TransitionGraph
 from . import mdp_experience as experience
 from . import mdp_sources as sources
 from .emissions.base import generator
+
+if TYPE_CHECKING:
+    import networkx as nx
 
 
 class AbstractConstructors(eqx.Module):

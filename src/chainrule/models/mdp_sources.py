@@ -2,11 +2,10 @@
 
 from array import array
 from collections.abc import Hashable, Iterable, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import jax
 import jax.numpy as jnp
-import networkx as nx
 import numpy as np
 from scipy import sparse
 
@@ -15,6 +14,9 @@ from ..forms.transitions import Misfit, Transitions
 from ..graphs.labels import first_duplicate
 from ..graphs.tables import TableArrays
 from ..graphs.transition_graph import TransitionGraph
+
+if TYPE_CHECKING:
+    import networkx as nx
 
 
 def as_names(names, kind: str) -> tuple[Hashable, ...] | None:
@@ -259,8 +261,10 @@ def _padded(counts, target, probability, reward, shape: tuple[int, int]) -> dict
     return found | {"rewards": lowest.reshape(shape)}
 
 
-def as_graph(form: Transitions, states, actions, initial) -> nx.MultiDiGraph:
+def as_graph(form: Transitions, states, actions, initial) -> "nx.MultiDiGraph":
     """A networkx graph with an edge for each outcome."""
+    import networkx as nx
+
     graph = nx.MultiDiGraph()
     terminal = np.asarray(form.terminal)
     for s, name in enumerate(states):

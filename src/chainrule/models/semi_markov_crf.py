@@ -8,11 +8,10 @@ features may speak of the whole segment: its length, its text as one string, any
 
 import dataclasses
 from collections.abc import Hashable, Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import equinox as eqx
 import jax.numpy as jnp
-import networkx as nx
 import numpy as np
 from jaxtyping import Array, Float, Key
 
@@ -39,6 +38,9 @@ from .segmentations import (
     steps_left,
     tags_of_segments,
 )
+
+if TYPE_CHECKING:
+    import networkx as nx
 
 
 class SemiMarkovCRF(eqx.Module):
