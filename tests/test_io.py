@@ -53,7 +53,7 @@ def chain():
     rng = np.random.default_rng(0)
     pair = np.log(rng.dirichlet(np.ones(3), 3))
     pair[0, 1] = -np.inf
-    return Chain(*map(jnp.asarray, (np.log([0.2, 0.3, 0.5]), pair, rng.normal(size=(5, 3)))), jnp.asarray(4))
+    return Chain(np.log([0.2, 0.3, 0.5]), pair, rng.normal(size=(5, 3)), 4)
 
 
 @pytest.fixture
@@ -93,7 +93,8 @@ def test_a_form_comes_back_bit_for_bit(path, chain):
     loaded = round_trip(path, chain)
     assert identical(loaded, chain)
     assert jax.tree_util.tree_structure(loaded) == jax.tree_util.tree_structure(chain)
-    assert loaded.score(jnp.array([2, 2, 1, 0, 0])) == chain.score(jnp.array([2, 2, 1, 0, 0]))
+    path = np.array([2, 2, 1, 0, 0])
+    assert float(loaded.score(path)) == float(chain.score(path))
 
 
 def test_the_file_is_an_ordinary_npz(path, chain):
@@ -109,7 +110,7 @@ def test_the_file_is_an_ordinary_npz(path, chain):
 @pytest.mark.parametrize("shape", [(), (0, 2), (2, 3)])
 def test_dtypes_and_shapes_survive(path, planted, dtype, shape):
     array = np.arange(np.prod(shape, dtype=int)).reshape(shape).astype(jnp.dtype(dtype))
-    for value in (array, np.asfortranarray(array) if shape else array, jnp.asarray(array)):
+    for value in (array, np.asfortranarray(array) if shape else array, jax.device_put(array)):
         assert identical(round_trip(path, planted.Result(value)).value, value)
 
 
@@ -121,17 +122,18 @@ def test_random_keys_go_on_where_they_were(path, planted, implementation):
     assert jax.random.uniform(loaded[1]) == jax.random.uniform(keys[1])
 
 
+few = functools.partial(st.lists, max_size=4)
 labels = st.recursive(
-    st.none() | st.booleans() | st.integers() | st.floats() | st.text(), lambda inner: st.lists(inner).map(tuple)
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(), lambda inner: few(inner).map(tuple)
 )
 values = st.recursive(
     labels,
-    lambda inner: st.lists(inner) | st.lists(inner).map(tuple) | st.dictionaries(st.text(), inner, max_size=4),
+    lambda inner: few(inner) | few(inner).map(tuple) | st.dictionaries(st.text(), inner, max_size=4),
     max_leaves=12,
 )
 
 
-@settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=30, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(value=values)
 def test_plain_values_survive(path, planted, value):
     loaded = round_trip(path, planted.Result(value, note=value))
@@ -161,10 +163,11 @@ def test_numpy_scalars_keep_their_type(path, planted):
 
 
 def test_a_batch_of_models_is_one_model_with_a_leading_axis(path, planted, chain):
-    draws = jax.vmap(jax.vmap(lambda x: Chain(chain.initial * x, chain.pair, chain.node)))(jnp.ones((4, 2)))
+    scaled = jax.vmap(jax.vmap(lambda x: Chain(chain.initial * x, chain.pair, chain.node)))
+    draws = jax.jit(scaled)(np.ones((4, 2)))
     loaded = round_trip(path, planted.Result(draws)).value
     assert identical(loaded, draws)
-    assert jax.vmap(jax.vmap(lambda c: c.score(jnp.arange(5) % 3)))(loaded).shape == (4, 2)
+    assert jax.vmap(jax.vmap(lambda c: c.score(np.arange(5) % 3)))(loaded).shape == (4, 2)
 
 
 def test_equal_models_give_equal_files(tmp_path, chain):
@@ -198,7 +201,13 @@ def test_an_array_a_solver_made_in_64_bits_on_its_own_stays_so(path, planted):
 
 
 def network(seed, width=4):
-    return eqx.nn.MLP(3, 2, width, 1, activation=jnp.tanh, key=jax.random.key(seed))
+    layout = eqx.filter_eval_shape(eqx.nn.MLP, 3, 2, width, 1, activation=jnp.tanh, key=jax.random.key(0))
+    rng = np.random.default_rng(seed)
+
+    def drawn(leaf):
+        return jax.device_put(rng.normal(size=leaf.shape).astype(leaf.dtype))
+
+    return jax.tree.map(lambda x: drawn(x) if isinstance(x, jax.ShapeDtypeStruct) else x, layout)
 
 
 def test_code_comes_from_a_template_and_arrays_from_the_file(path, planted, chain):
@@ -208,8 +217,7 @@ def test_code_comes_from_a_template_and_arrays_from_the_file(path, planted, chai
         load(path)
     like = planted.Result((chain, network(1), lambda x: x - 1), note="template")
     loaded = load(path, like=like)
-    x = jnp.ones(3)
-    np.testing.assert_array_equal(loaded.value[1](x), network(0)(x))
+    assert identical(loaded.value[1], network(0))
     assert loaded.value[2](1) == 0
     assert loaded.note == ("from", "file")
     assert identical(loaded.value[0], chain)
@@ -218,11 +226,12 @@ def test_code_comes_from_a_template_and_arrays_from_the_file(path, planted, chai
 def test_a_template_need_not_hold_values(path):
     save(path, network(0))
     loaded = load(path, like=eqx.filter_eval_shape(network, 1))
-    assert eqx.tree_equal(loaded, network(0))
+    assert identical(loaded, network(0))
 
 
 def half_precision():
-    return jax.tree.map(lambda x: x.astype(jnp.bfloat16) if eqx.is_array(x) else x, network(1))
+    arrays, rest = eqx.partition(network(1), eqx.is_array)
+    return eqx.combine(jax.tree.map(lambda x: jax.device_put(np.asarray(x).astype(jnp.bfloat16)), arrays), rest)
 
 
 @pytest.mark.parametrize(
@@ -232,7 +241,7 @@ def half_precision():
             lambda: network(1, width=5),
             r"\.layers\[0\]\.weight was saved as float32\[4, 3\], in like it is float32\[5, 3\]",
         ),
-        (lambda: eqx.nn.Linear(3, 2, key=jax.random.key(0)), "does not fit like"),
+        (lambda: network(0).layers[0], "does not fit like"),
         (half_precision, r"bfloat16\[4, 3\]"),
     ],
 )

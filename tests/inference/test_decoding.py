@@ -60,7 +60,7 @@ def test_best_paths_in_order(kind, zeros):
         assert float(path.score) == pytest.approx(possible[0][0], abs=1e-5)
 
 
-@pytest.mark.parametrize("k", [1, 2, 5])
+@pytest.mark.parametrize("k", [1, 5])
 def test_fewer_paths_are_the_head_of_the_list(k):
     arrays = oracles.random_chain(np.random.default_rng(0), time=5, states=3)
     truth = oracles.enumerate_chain(*arrays).paths[:k]
@@ -119,16 +119,21 @@ def test_batches():
     """`vmap` over whole chains, and over node potentials alone."""
     rng = np.random.default_rng(2)
     batch = [oracles.random_chain(rng, time=5, states=3, zeros=0.2) for _ in range(6)]
-    chains = jax.tree.map(lambda *x: jnp.stack(x), *(cr.Chain(*arrays) for arrays in batch))
+    chains = jax.tree.map(lambda *x: np.stack(x), *(cr.Chain(*arrays) for arrays in batch))
+    initial, pair, _ = batch[0]
+
+    @jax.jit
+    def ask(chains):
+        of_nodes = jax.vmap(lambda node: decoding.k_best(cr.Chain(initial, pair, node), 2))
+        return jax.vmap(decoding.viterbi)(chains), of_nodes(chains.node).score
+
+    path, top = ask(chains)
     truth = [oracles.viterbi(*arrays) for arrays in batch]
-    path = jax.jit(jax.vmap(decoding.viterbi))(chains)
     np.testing.assert_array_equal(path.states, [z for _, z in truth])
     np.testing.assert_allclose(path.score, [s for s, _ in truth], atol=1e-5)
 
-    initial, pair, _ = batch[0]
     truth = [oracles.enumerate_chain(initial, pair, node).paths[0] for _, _, node in batch]
-    top = jax.jit(jax.vmap(lambda node: decoding.k_best(cr.Chain(initial, pair, node), 2)))(chains.node)
-    np.testing.assert_allclose(top.score[:, 0], [s for s, _ in truth], atol=1e-5)
+    np.testing.assert_allclose(np.asarray(top)[:, 0], [s for s, _ in truth], atol=1e-5)
 
 
 @pytest.mark.parametrize("time_varying", [False, True])
@@ -141,7 +146,7 @@ def test_rows_with_restarts_are_chains_by_themselves(time_varying):
     start = rng.random((time, lanes)) < 0.3
     start[0] = True
     into = np.concatenate([np.zeros((1, states, states)), pair]) if time_varying else pair
-    found = jax.jit(decoding.best_states)(*(np.float32(x) for x in (initial, into, node)), start)
+    found = np.asarray(jax.jit(decoding.best_states)(*(np.float32(x) for x in (initial, into, node)), start))
     for lane in range(lanes):
         edges = [*np.flatnonzero(start[:, lane]), time]
         for begin, end in itertools.pairwise(edges):

@@ -15,7 +15,7 @@ MARKED = pytest.mark.skipif(
     tuple(map(int, jaxlib.__version__.split(".")[:2])) not in native.TRIED or jax.default_backend() != "cpu",
     reason="nothing is marked on other devices, and by versions of jaxlib where it was not tried",
 )
-SIZES = [2, 9, 64, 255]
+SIZES = [2, 9, 255]
 
 
 def walk(matrix, x, unused):
@@ -32,7 +32,7 @@ def walk(matrix, x, unused):
 def arguments(size, steps=5):
     rng = np.random.default_rng(size)
     matrix = rng.dirichlet(np.ones(size), size).astype(np.float32)
-    return jnp.asarray(matrix), jnp.asarray(0.1 + rng.random((steps, size), np.float32)), jnp.ones(3, jnp.float32)
+    return matrix, 0.1 + rng.random((steps, size), np.float32), np.ones(3, np.float32)
 
 
 @MARKED
@@ -59,11 +59,12 @@ def test_the_same_numbers_whatever_is_constant(size):
 def test_a_batch_is_not_marked():
     """Products of a vector and a matrix become products of matrices, which XLA would hand to a library."""
     matrix, x, unused = arguments(9)
-    many = jnp.stack([x, 2 * x, x[::-1]])
+    many = np.stack([x, 2 * x, x[::-1]])
     batched = jax.jit(jax.vmap(native.native(walk), in_axes=(None, 0, None)))
     assert MARK not in batched.lower(matrix, many, unused).as_text()
-    for found, one in zip(batched(matrix, many, unused)[1], many, strict=True):
-        np.testing.assert_allclose(found, walk(matrix, one, unused)[1], rtol=1e-6)
+    alone = jax.jit(walk)
+    for found, one in zip(np.asarray(batched(matrix, many, unused)[1]), many, strict=True):
+        np.testing.assert_allclose(found, alone(matrix, one, unused)[1], rtol=1e-6)
 
 
 def test_several_devices_are_left_alone(monkeypatch):
@@ -82,13 +83,13 @@ def test_other_compilers_are_left_alone(monkeypatch):
 def test_one_chain_is_marked_and_rows_are_not(size):
     matrix, x, _ = arguments(size)
 
+    @jax.jit
     def swept(likelihood):
         start = jnp.zeros(likelihood.shape[::2], bool).at[0].set(True)
         return scaled.sweep(scaled.Weights(matrix[0], matrix, likelihood, start, jnp.zeros_like(likelihood[:, 0])))
 
-    assert jax.jit(swept).lower(x).as_text().count(MARK) >= 2
-    rows = jnp.stack([x, x[::-1]], axis=-1)
-    assert MARK not in jax.jit(swept).lower(rows).as_text()
-    together = swept(rows)
-    for field in ("filtered", "backward", "constant"):
-        np.testing.assert_allclose(getattr(together, field)[..., 0], getattr(swept(x), field), rtol=3e-6)
+    assert swept.lower(x).as_text().count(MARK) >= 2
+    rows = np.stack([x, x[::-1]], axis=-1)
+    assert MARK not in swept.lower(rows).as_text()
+    for together, alone in zip(swept(rows), swept(x), strict=True):
+        np.testing.assert_allclose(np.asarray(together)[..., 0], alone, rtol=3e-6)

@@ -27,18 +27,18 @@ class Layout:
     dtype: str
     log: bool
     own: bool = False  # transitions of its own for each row
+    total: bool = (
+        False  # whether to ask for the weighted sum too, which differs from the terms in its rule of gradients
+    )
 
 
 LAYOUTS = {
-    "few lanes": Layout(3, 2, False, "float32", True),
-    "many lanes": Layout(3, 5, False, "float32", False),
+    "many lanes": Layout(3, 5, False, "float32", False, total=True),
     "many lanes, double": Layout(3, 5, False, "float64", True),
     "one row, both directions together": Layout(3, None, False, "float32", False),
-    "one row, stacked": Layout(10, None, False, "float32", True),
-    "one row, apart": Layout(3, None, False, "float64", True),
+    "one row, apart": Layout(16, None, False, "float32", True, total=True),
     "lanes, time-varying": Layout(3, 4, True, "float32", True),
     "lanes, each with its own": Layout(3, 4, True, "float32", True, own=True),
-    "lanes, each with its own, probabilities": Layout(3, 4, True, "float64", False, own=True),
 }
 TIME = 9
 
@@ -55,13 +55,13 @@ class Piece:
     log_constants: np.ndarray
 
 
-@partial(jax.jit, static_argnums=0)
-def everything(log, args, weight):
-    """All that the engine offers, and two ways to its gradient."""
-    total, slopes = jax.value_and_grad(rows.total, argnums=(1, 2, 3))(log, *args, weight)
+@partial(jax.jit, static_argnums=(0, 3))
+def everything(log, args, weight, total):
+    """All that the engine offers, and its gradient, in two ways if the total is asked for."""
+    summed = jax.value_and_grad(rows.total, argnums=(1, 2, 3))(log, *args, weight) if total else ()
     terms, pull = jax.vjp(partial(rows.terms, log), *args)
     smooth, log_filter = rows.smooth(*args, weight, log=log), rows.log_filter(*args, log=log)
-    return smooth, log_filter, terms, pull(weight)[:3], total, slopes
+    return smooth, log_filter, terms, pull(weight)[:3], *summed
 
 
 def make(layout, rng, zeros, spoil=None):
@@ -110,10 +110,9 @@ def expected_counts(layout, pieces):
 
 def check(layout, args, weight, pieces, tolerance):
     initial, transition, _, _ = args
-    smooth, (log_filtered, filter_terms), terms, pulled, total, slopes = jax.tree.map(
-        np.asarray, everything(layout.log, args, weight)
-    )
-    assert {x.dtype.name for x in jax.tree.leaves((smooth, log_filtered, terms, slopes))} == {layout.dtype}
+    found = jax.tree.map(np.asarray, everything(layout.log, args, weight, layout.total))
+    assert {x.dtype.name for x in jax.tree.leaves(found)} == {layout.dtype}
+    smooth, (log_filtered, filter_terms), terms, pulled, *summed = found
 
     for p in pieces:
         place, box = (slice(p.begin, p.end), *p.lane), (slice(p.begin, p.end), slice(None), *p.lane)
@@ -131,12 +130,13 @@ def check(layout, args, weight, pieces, tolerance):
     # a derivative by a log-potential is the count; by a probability, the count over it
     by_initial, by_transition = (1, 1) if layout.log else (initial, transition)
     by_node = smooth.marginals * np.expand_dims(weight, 1)
-    for found in (smooth.initial, smooth.transition, by_node), pulled, slopes:
+    for found in (smooth.initial, smooth.transition, by_node), pulled, *summed[1:]:
         np.testing.assert_allclose(found[0] * by_initial, starts, atol=10 * tolerance)
         np.testing.assert_allclose(found[1] * by_transition, steps, atol=10 * tolerance)
         np.testing.assert_allclose(found[2], by_node, atol=10 * tolerance)
     wanted = sum(p.weight * p.truth.log_partition for p in pieces if p.weight)
-    np.testing.assert_allclose(total, wanted, rtol=tolerance, atol=10 * tolerance)
+    if layout.total:
+        np.testing.assert_allclose(summed[0], wanted, rtol=tolerance, atol=10 * tolerance)
 
 
 def precision(layout):
@@ -165,22 +165,23 @@ def test_padding_does_not_count():
     (initial, transition, node, start), _, _ = make(layout, rng, 0.0)
     start[6:], weight = True, np.ones_like(start, np.float32)
     weight[6:] = 0
-    found = everything(False, (initial, transition, node, start), weight)
+    found = everything(False, (initial, transition, node, start), weight, True)
     node[6:] = 0
-    again = everything(False, (initial, transition, node, start), weight)
+    again = everything(False, (initial, transition, node, start), weight, True)
     np.testing.assert_array_equal(found[0].transition_count, again[0].transition_count)
     np.testing.assert_array_equal(found[4], again[4])
     for slopes in found[5], again[5]:
-        np.testing.assert_array_equal(slopes[2][6:], 0)
+        np.testing.assert_array_equal(np.asarray(slopes[2])[6:], 0)
 
 
 def test_weighted_sum_of_many_terms_keeps_its_digits():
     terms = np.full(1_000_000, 0.1, np.float32)
-    found = jax.jit(rows.add_up)(np.full_like(terms, 2), terms)
+    add_up = jax.jit(rows.add_up)
+    found = add_up(np.full_like(terms, 2), terms)
     assert float(found) == pytest.approx(2e6 * float(terms[0]), rel=1e-6)
     terms[::2] = -INF  # impossible, but of no weight
     weight = np.tile(np.float32([0, 1]), 500_000)
-    assert float(jax.jit(rows.add_up)(weight, terms)) == pytest.approx(5e5 * float(np.float32(0.1)), rel=1e-6)
+    assert float(add_up(weight, terms)) == pytest.approx(5e5 * float(np.float32(0.1)), rel=1e-6)
 
 
 # Transformations
@@ -191,7 +192,7 @@ batched_gradient = jax.jit(jax.vmap(jax.value_and_grad(engine.log_partition)))
 def batch_of_chains(number, seed=0, zeros=0.2):
     rng = np.random.default_rng(seed)
     batch = [oracles.random_chain(rng, time=5, states=3, zeros=zeros) for _ in range(number)]
-    return batch, jax.tree.map(lambda *x: jnp.stack(x), *(cr.Chain(*arrays) for arrays in batch))
+    return batch, jax.tree.map(lambda *x: np.stack(x), *(cr.Chain(*arrays) for arrays in batch))
 
 
 def test_vmap_grad_and_their_mixtures():
@@ -215,7 +216,7 @@ def test_vmap_grad_and_their_mixtures():
 def test_vmap_over_the_parameters_only():
     """One series under many transition matrices; and under the draws of a posterior, in two axes."""
     batch, chains = batch_of_chains(6, zeros=0.0)
-    initial, _, node = (jnp.asarray(x, jnp.float32) for x in batch[0])
+    initial, _, node = (np.asarray(x, np.float32) for x in batch[0])
 
     def query(pair):
         chain = cr.Chain(initial, pair, node)
@@ -225,7 +226,7 @@ def test_vmap_over_the_parameters_only():
     found, filtered, slopes = jax.jit(jax.vmap(query))(chains.pair)
     np.testing.assert_allclose(found.log_partition, [t.log_partition for t in truth], atol=3e-6)
     np.testing.assert_allclose(found.unary, [t.marginals for t in truth], atol=3e-6)
-    np.testing.assert_allclose(filtered[:, -1], [t.marginals[-1] for t in truth], atol=3e-6)
+    np.testing.assert_allclose(np.asarray(filtered)[:, -1], [t.marginals[-1] for t in truth], atol=3e-6)
     for counts in found.pair_counts, slopes:
         np.testing.assert_allclose(counts, [t.pair_marginals.sum(0) for t in truth], atol=6e-6)
 
@@ -233,13 +234,13 @@ def test_vmap_over_the_parameters_only():
 def test_one_impossible_chain_in_a_batch_harms_no_other():
     batch, chains = batch_of_chains(6)
     batch[2][2][3] = -INF
-    bad = jax.tree.map(lambda x: x.at[2, 3].set(-INF) if x.shape == (6, 5, 3) else x, chains)
+    chains.node[2, 3] = -INF
     truth = [oracles.forward_backward(*arrays) for arrays in batch]
-    value, slopes = batched_gradient(bad)
+    value, slopes = batched_gradient(chains)
     np.testing.assert_allclose(value, [t.log_partition for t in truth], atol=3e-6)
     np.testing.assert_allclose(slopes.node, [t.marginals for t in truth], atol=3e-6)
     np.testing.assert_allclose(slopes.pair, [t.pair_marginals.sum(0) for t in truth], atol=6e-6)
-    assert float(value[2]) == -INF
+    assert np.asarray(value)[2] == -INF
 
 
 QUERIES = [
@@ -263,7 +264,6 @@ def test_the_fallback_stays_a_choice_under_vmap(query):
     _, chains = batch_of_chains(6)
     one = branches_and_loops(query, jax.tree.map(lambda x: x[0], chains))
     assert one[0] >= 1
-    assert branches_and_loops(jax.vmap(query), chains) == one
     nested = jax.tree.map(lambda x: x.reshape(2, 3, *x.shape[1:]), chains)
     assert branches_and_loops(jax.vmap(jax.vmap(query)), nested) == one
 
@@ -280,7 +280,7 @@ def test_new_values_trace_nothing():
     for initial, pair, node in batch:
         query(cr.Chain(initial, pair, node, 4))
     query(cr.Chain(*(x.tolist() for x in batch[0]), 2))
-    query(cr.Chain(*(jnp.asarray(x) for x in batch[1]), 5))
+    query(cr.Chain(*(jax.device_put(x) for x in batch[1]), 5))
     assert len(traces) == query._cache_size() == 1
 
 

@@ -29,7 +29,15 @@ FAMILIES = {
     "product": lambda: E.Product(E.Normal([0.0, 2.0], [1.0, 0.5]), E.Poisson([1.5, 6.0])),
 }
 
-log_prob = jax.jit(lambda emission, x: emission.log_prob(x))
+
+@jax.jit
+def scored(emission, x):
+    """Log-densities of three observations, and the gradient of their sum."""
+    return emission.log_prob(x), jax.grad(lambda e: e.log_prob(x).sum())(emission)
+
+
+def log_prob(emission, x):
+    return np.asarray(scored(emission, np.asarray(x, float))[0])
 
 
 def per_state(density):
@@ -104,19 +112,22 @@ def test_densities_are_those_of_scipy():
     assert wanted.keys() == FAMILIES.keys()
     for name, (data, densities) in wanted.items():
         np.testing.assert_allclose(log_prob(FAMILIES[name](), data), densities, rtol=2e-6, atol=1e-5, err_msg=name)
+        if name in ("categorical", "poisson vectors"):  # integers are never missing
+            whole = FAMILIES[name]().log_prob(data)
+            np.testing.assert_allclose(whole, densities, rtol=2e-6, atol=1e-5, err_msg=name)
 
 
 @pytest.mark.parametrize("name", FAMILIES)
 def test_what_is_missing_counts_nothing_and_has_a_finite_gradient(name):
     emission = FAMILIES[name]()
-    x = observations(name, np.random.default_rng(0), 2)
+    x = observations(name, np.random.default_rng(0), 3)
     x[0] = NAN
     if x.ndim == 2:
         x[1, 0] = NAN
-    value, gradient = jax.jit(jax.value_and_grad(lambda e: e.log_prob(x).sum()))(emission)
-    assert np.isfinite(value)
+    value, gradient = scored(emission, x)
+    assert np.isfinite(value).all()
     assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(gradient))
-    np.testing.assert_allclose(log_prob(emission, x)[0], [0, 0], atol=1e-6)
+    np.testing.assert_allclose(np.asarray(value)[0], [0, 0], atol=1e-6)
 
 
 def test_missing_features_leave_the_marginal_density():
@@ -141,7 +152,7 @@ def test_three_features_with_one_missing_under_a_full_covariance():
     rng = np.random.default_rng(2)
     root = rng.normal(size=(2, 3, 3))
     covariance, mean = root @ root.swapaxes(1, 2) + np.eye(3), rng.normal(size=(2, 3))
-    x, there = np.array([[0.3, NAN, -1.0]]), [0, 2]
+    x, there = np.array([[0.3, NAN, -1.0]] * 3), [0, 2]
     wanted = [
         stats.multivariate_normal.logpdf(x[0, there], mean[k, there], covariance[k][np.ix_(there, there)])
         for k in range(2)
@@ -152,10 +163,10 @@ def test_three_features_with_one_missing_under_a_full_covariance():
 # Draws
 
 
-@pytest.mark.parametrize("name", FAMILIES)
+@pytest.mark.parametrize("name", [name for name in FAMILIES if name != "poisson"])  # its vectors say more
 def test_draws_have_the_right_mean_and_spread(name):
     emission, count = FAMILIES[name](), 20_000
-    states = jnp.repeat(jnp.arange(2), count)
+    states = np.repeat(np.int32([0, 1]), count)
     x = np.asarray(jax.jit(lambda e, k: e.sample(k, states))(emission, jax.random.key(1)), float)
     x = x.reshape(2, count, *x.shape[1:])
     spread = x.std(1)
@@ -166,7 +177,7 @@ def test_draws_have_the_right_mean_and_spread(name):
         "normal spherical": [[1.0, 1.0], [0.5, 0.5]],
         "normal full": FULL[:, [0, 1], [0, 1]],
         "normal tied": [FULL[0, [0, 1], [0, 1]]] * 2,
-        "poisson": [1.5, 6.0],
+        "poisson vectors": [[1.5, 6.0], [3.0, 0.5]],
         "bernoulli": [0.16, 0.21],
     }
     if name in variances:
@@ -181,8 +192,12 @@ def test_draws_have_the_right_mean_and_spread(name):
 # The M-step
 
 
+def m_step(*args):
+    return jax.tree.map(np.asarray, in_one_program(*args))
+
+
 @jax.jit
-def m_step(emission, values, weights, prior, key):
+def in_one_program(emission, values, weights, prior, key):
     """The M-step, its objective, and the objective at parameters nearby."""
 
     def objective(e):
@@ -211,14 +226,15 @@ def weighted_data(name, missing):
 
 
 PRIORS = {
-    "categorical": E.Dirichlet(jnp.array([1.0, 2.0, 5.0])),
+    "categorical": E.Dirichlet(np.float32([1, 2, 5])),
     "bernoulli": E.Beta(3.0, 2.0),
     "poisson": E.Gamma(4.0, 2.0),
     "normal": E.NormalInverseGamma(0.5, 3.0, 2.0, 1.5),
-    "normal spherical": E.NormalInverseGamma(jnp.array([0.5, -0.5]), 3.0, 2.0, 1.5),
+    "normal spherical": E.NormalInverseGamma(np.float32([0.5, -0.5]), 3.0, 2.0, 1.5),
     "product": (E.NormalInverseGamma(0.5, 3.0, 2.0, 1.5), E.Gamma(4.0, 2.0)),
 }
-STEPS = [(name, None) for name in FAMILIES] + list(PRIORS.items())
+ALONE = [name for name in FAMILIES if name not in ("bernoulli", "poisson")]  # their vectors take the same way
+STEPS = [(name, None) for name in ALONE] + list(PRIORS.items())
 
 
 @pytest.mark.parametrize(("name", "prior"), STEPS, ids=[n + (" with prior" if p else "") for n, p in STEPS])
@@ -310,48 +326,45 @@ def test_the_m_step_fills_missing_features_by_their_conditional_expectation():
     assert after >= before
 
 
-@pytest.mark.parametrize("name", ["categorical", "poisson", "normal", "normal full", "mixture"])
+@pytest.mark.parametrize("name", ["categorical", "poisson vectors", "normal", "normal full", "mixture"])
 def test_a_state_without_weight_keeps_its_parameters_and_is_reported(name):
     values, weights = weighted_data(name, missing=False)
     weights[:, 1] = 0
     emission = FAMILIES[name]()
     new, degenerate, *_ = m_step(emission, values, weights, None, jax.random.key(0))
     assert degenerate.tolist() == [False, True]
-    for old, now in zip(jax.tree.leaves(emission), jax.tree.leaves(new), strict=True):
+    for old, now in zip(map(np.asarray, jax.tree.leaves(emission)), jax.tree.leaves(new), strict=True):
         assert np.isfinite(now).all()
         half = len(old) // 2
         np.testing.assert_array_equal(now[half:], old[half:])
         assert not np.array_equal(now[:half], old[:half])
 
 
-@pytest.mark.parametrize(
-    ("name", "prior"),
-    [("categorical", E.Dirichlet(2.0)), ("bernoulli", E.Beta(2.0, 2.0)), ("poisson", E.Gamma(2.0, 1.0))],
-)
-def test_a_prior_does_not_hide_that_a_state_is_empty(name, prior):
+@pytest.mark.parametrize("name", ["categorical", "bernoulli", "poisson"])
+def test_a_prior_does_not_hide_that_a_state_is_empty(name):
     values, weights = weighted_data(name, missing=False)
     weights[:, 1] = 0
-    assert FAMILIES[name]().maximise(values, weights, prior, 1e-6)[1].tolist() == [False, True]
+    degenerate = m_step(FAMILIES[name](), values, weights, PRIORS[name], jax.random.key(0))[1]
+    assert degenerate.tolist() == [False, True]
 
 
 def test_a_component_without_weight():
-    bumps = E.Mixture(E.Normal([-1.0, 1.0, 0.0, 200.0], jnp.ones(4)), [[1.0, 0.0], [0.5, 0.5]])
-    x = jnp.array([0.0, 1.0, -1.0])
-    score, gradient = jax.jit(jax.value_and_grad(lambda e: e.log_prob(x).sum()))(bumps)
-    assert np.isfinite(score)
+    bumps = E.Mixture(E.Normal([-1.0, 1.0, 0.0, 200.0], np.ones(4)), [[1.0, 0.0], [0.5, 0.5]])
+    score, gradient = scored(bumps, np.array([0.0, 1.0, -1.0]))
+    assert np.isfinite(score).all()
     assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(gradient))
-    after = jax.jit(lambda e: e.maximise(x[:, None], jnp.ones((3, 2, 1)), None, 1e-6)[0].weights)(bumps)
+    after = m_step(bumps, *weighted_data("mixture", missing=False), None, jax.random.key(0))[0].weights
     assert after[0].tolist() == [1.0, 0.0]  # structure stays
     assert after[1, 1] > 0  # but what was possible stays possible, however unlikely
     assert after[1, 1] < 1e-30
 
 
 def test_a_variance_meets_its_floor_and_is_reported():
-    values = np.array([[1.0], [1.0], [3.0], [5.0]], np.float32)
-    weights = np.zeros((4, 2, 1), np.float32)
-    weights[:2, 0], weights[2:, 1] = 1, 1
-    new, degenerate = E.Normal([0.0, 2.0], [1.0, 1.0]).maximise(values, weights, None, 1e-3)
-    np.testing.assert_allclose(new.variance, [1e-3, 1.0], rtol=1e-5)
+    values, weights = np.zeros((30, 2), np.float32), np.zeros((30, 2, 2), np.float32)
+    values[:4, 0] = [1, 1, 3, 5]
+    weights[:2, 0, 0], weights[2:4, 1, 0] = 1, 1
+    new, degenerate, *_ = m_step(FAMILIES["normal"](), values, weights, None, jax.random.key(0))
+    np.testing.assert_allclose(new.variance, [1e-6, 1.0], rtol=1e-5)
     assert degenerate.tolist() == [True, False]
 
 
@@ -389,11 +402,10 @@ def test_families_start_from_the_data():
 def test_impossible_symbols_stay_impossible():
     emission = E.Categorical([[0.5, 0.5, 0.0], [0.2, 0.3, 0.5]])
     values, weights = weighted_data("categorical", missing=False)
-    prior = E.Dirichlet(3.0)
+    prior = E.Dirichlet(np.float32([3, 3, 3]))
     weights[:, 0] = np.where(values == 2, 0, weights[:, 0])
-    new = m_step(emission, values, weights, prior, jax.random.key(0))[0]
-    assert new.probs[0, 2] == 0
-    assert emission.constrained(jnp.ones((2, 3))).probs[0, 2] == 0
+    new, *_, same = m_step(emission, values, weights, prior, jax.random.key(0))
+    assert new.probs[0, 2] == same.probs[0, 2] == 0
     assert emission.free_parameters() == 3
 
 
@@ -434,7 +446,7 @@ def test_emissions_that_cannot_be(build, message):
 
 
 def test_a_certain_flag_has_a_finite_gradient():
-    gradient = jax.jit(jax.grad(lambda e: jnp.where(jnp.eye(2) > 0, e.log_prob(jnp.array([0, 1])), 0).sum()))(
+    gradient = jax.jit(jax.grad(lambda e: jnp.where(np.eye(2) > 0, e.log_prob(np.array([0, 1])), 0).sum()))(
         E.Bernoulli([0.0, 1.0])
     )
     assert np.isfinite(gradient.probs).all()
@@ -446,8 +458,8 @@ def test_a_feature_that_is_always_missing_does_not_stop_the_others():
     emission = FAMILIES["normal diagonal"]()
     new = m_step(emission, values, weights, None, jax.random.key(0))[0]
     np.testing.assert_allclose(new.loc[:, 0], w.T @ rows[:, 0] / w.sum(0), rtol=1e-5)
-    np.testing.assert_array_equal(new.loc[:, 1], emission.loc[:, 1])
-    np.testing.assert_array_equal(new.variance[:, 1], emission.variance[:, 1])
+    np.testing.assert_array_equal(new.loc[:, 1], MEAN[:, 1])
+    np.testing.assert_array_equal(new.variance[:, 1], np.asarray(emission.variance)[:, 1])
 
 
 def test_a_mixture_starts_with_the_tied_covariance_of_the_data():

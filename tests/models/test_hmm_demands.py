@@ -3,10 +3,10 @@
 import subprocess
 import sys
 
-import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
+import oracles
 import pytest
 import scipy.stats
 
@@ -18,7 +18,7 @@ X = np.array([1, 2, 3, 22, 25, 2, 3] * 4)
 
 
 def two(rates=(3.0, 20.0), **kwargs):
-    return cr.HMM([0.5, 0.5], STAY, E.Poisson(jnp.array(rates)), **kwargs)
+    return cr.HMM([0.5, 0.5], STAY, E.Poisson(rates), **kwargs)
 
 
 @pytest.mark.parametrize("method", [cr.EM(max_iterations=3), cr.Adam(max_iterations=3)], ids=["em", "adam"])
@@ -31,7 +31,7 @@ def test_known_states_in_traced_data_of_any_length():
     hmm = two(states=("lo", "hi"))
     known = ["lo"] + [None] * 16
     x = np.arange(17)
-    traced = jax.jit(lambda y: hmm.log_prob(y, known=known))(jnp.asarray(x))
+    traced = jax.jit(lambda y: hmm.log_prob(y, known=known))(x)
     assert float(traced) == pytest.approx(float(hmm.log_prob(x, known=known)), rel=1e-5)
     with pytest.raises(ValueError, match="one list of states per sequence"):
         hmm.log_prob([x], known=known)
@@ -45,12 +45,12 @@ def test_one_column_is_not_many_sequences():
 @pytest.mark.parametrize("rate", [0.5, 9.0, 50.0, 2e3, 1e5])
 def test_poisson_counts_of_any_size(rate):
     x = np.array([0, 1, 9, 10, 11, int(rate), int(rate + 3 * rate**0.5)])
-    found = E.Poisson(jnp.array([rate])).log_prob(x)[:, 0]
-    np.testing.assert_allclose(found, scipy.stats.poisson.logpmf(x, rate), rtol=3e-6, atol=2e-4)
+    found = np.asarray(E.Poisson([rate]).log_prob(x))
+    np.testing.assert_allclose(found[:, 0], scipy.stats.poisson.logpmf(x, rate), rtol=3e-6, atol=2e-4)
 
 
 def test_integers_that_32_bits_cannot_hold():
-    assert float(two().log_prob(np.array([2**32 + 5]))) < -1e9
+    assert float(two().log_prob(np.array([2, 2**32 + 5, 3]))) < -1e9
     with pytest.raises(ValueError, match="not a count"):
         two().log_prob([1.0, np.inf])
 
@@ -64,9 +64,9 @@ def test_masked_arrays_are_missing_data():
 
 
 def test_only_zeros_are_seen(capsys):
-    fit = cr.HMM([1.0], [[1.0]], E.Poisson(jnp.array([15.0]))).fit([0, 0, 0, 0, 0], progress=True)
+    fit = cr.HMM([1.0], [[1.0]], E.Poisson([15.0])).fit([0, 0, 0, 0, 0], progress=True)
     assert f" {fit.iterations + 1}/500 " in capsys.readouterr().err  # the last turn finds that nothing is gained
-    assert 0 < float(fit.model.emission.rate[0]) < 1e-30
+    assert 0 < np.asarray(fit.model.emission.rate)[0] < 1e-30
     assert fit.log_prob == pytest.approx(0.0, abs=1e-4)
 
 
@@ -77,7 +77,7 @@ def test_what_was_possible_stays_possible():
 
 
 def test_states_that_differ_in_spread_alone_align():
-    hmm = cr.HMM([0.5, 0.5], STAY, E.Normal(jnp.zeros(2), jnp.array([1.0, 9.0])))
+    hmm = cr.HMM([0.5, 0.5], STAY, E.Normal([0.0, 0.0], [1.0, 9.0]))
     np.testing.assert_allclose(hmm.permute([1, 0]).align(hmm).emission.variance, [1.0, 9.0])
 
 
@@ -86,10 +86,10 @@ def test_states_that_differ_in_spread_alone_align():
 def test_transitions_under_somebody_elses_distribution(method):
     import numpyro.distributions as dist
 
-    hmm = cr.HMM([0.5, 0.5], np.full((2, 2), 0.5), dist.Poisson(jnp.array([3.0, 20.0])))
+    hmm = cr.HMM([0.5, 0.5], np.full((2, 2), 0.5), dist.Poisson(np.float32([3, 20])))
     fit = hmm.fit(X, method=method, frozen=lambda m: m.emission)
     assert repr(fit.model) == "HMM(2 states, Poisson)"
-    assert fit.log_prob > float(hmm.log_prob(X))
+    assert fit.log_prob > fit.history[0] == pytest.approx(float(hmm.log_prob(X)), rel=1e-5)
     assert fit.num_parameters == 3
 
 
@@ -99,7 +99,7 @@ class Plain:
     batch_shape, event_shape = (2,), ()
 
     def __init__(self):
-        self.mean = jnp.array([0.0, 3.0])
+        self.mean = np.float32([0, 3])
 
     def log_prob(self, x):
         return -0.5 * (x - self.mean) ** 2 - 0.5 * np.log(2 * np.pi)
@@ -110,12 +110,13 @@ class Plain:
 
 def test_an_object_of_any_class_is_an_emission():
     hmm, x = cr.HMM([0.5, 0.5], STAY, Plain()), [0.0, 3.0, np.nan, 2.5]
-    known = cr.HMM([0.5, 0.5], STAY, E.Normal([0.0, 3.0], [1.0, 1.0]))
-    np.testing.assert_allclose(hmm.posterior(x).marginals, known.posterior(x).marginals, rtol=1e-5)
+    node = np.nan_to_num(scipy.stats.norm.logpdf(np.array(x)[:, None], [0, 3]))
+    wanted, posterior = oracles.forward_backward(np.log([0.5, 0.5]), np.log(STAY), node), hmm.posterior(x)
+    np.testing.assert_allclose(posterior.marginals, wanted.marginals, rtol=1e-5)
     assert hmm.viterbi(x).states.tolist() == [0, 1, 1, 1]
     assert hmm.sample(jax.random.key(0), 5)[1].shape == (5,)
     fit = hmm.fit(x, frozen=lambda m: m.emission, method=cr.EM(max_iterations=2))
-    assert fit.log_prob >= float(hmm.log_prob(x))
+    assert fit.log_prob >= float(posterior.log_prob)
 
     class Mutable(Plain):
         __hash__ = None  # as where a class defines __eq__ alone
@@ -177,11 +178,12 @@ def test_other_bad_arguments():
 
 
 def test_mixtures_can_be_reordered_under_vmap():
-    bumps = E.Mixture(E.Poisson(jnp.array([1.0, 2.0, 10.0, 20.0])), jnp.full((2, 2), 0.5))
-    batch = jax.tree.map(lambda leaf: jnp.stack([leaf, leaf]), bumps)
-    found = jax.vmap(lambda e, order: e.permute(order))(batch, jnp.array([[0, 1], [1, 0]]))
+    bumps = E.Mixture(E.Poisson([1.0, 2.0, 10.0, 20.0]), np.full((2, 2), 0.5))
+    batch = jax.tree.map(lambda leaf: np.stack([leaf, leaf]), bumps)
+    found = jax.jit(jax.vmap(lambda e, order: e.permute(order)))(batch, np.array([[0, 1], [1, 0]]))
     np.testing.assert_allclose(found.component.rate, [[1, 2, 10, 20], [10, 20, 1, 2]])
-    assert eqx.tree_equal(bumps.permute([1, 0]).permute([1, 0]), bumps)
+    again = jax.jit(lambda e: e.permute([1, 0]).permute([1, 0]))(bumps)
+    np.testing.assert_array_equal(again.component.rate, bumps.component.rate)
 
 
 LARGE = """

@@ -30,6 +30,7 @@ from numpyro.infer.autoguide import AutoNormal
 from numpyro.infer.hmc import hmc
 from numpyro.infer.util import constrain_fn, initialize_model, potential_energy
 
+from ..forms.chain import on_device
 from ..inference.compiling import filter_jit
 
 R_HAT_LIMIT = 1.05
@@ -246,17 +247,18 @@ class NUTS(AbstractMethod):
         total = self.num_warmup + self.num_samples
         for start, stop in _blocks(total, progress):
             states, kept = _nuts_advance(problem, states, kept, start, stop)
-        positions, log_densities, leapfrogs, diverging = kept
-        samples = _nuts_constrain(problem, positions)
+        samples = _nuts_constrain(problem, kept[0])
         r_hat, effective = mixing(samples, self.num_chains)
+        log_densities, leapfrogs, diverging = (np.asarray(x) for x in kept[1:])  # on the host: nothing to compile
         diagnostics = Diagnostics(
             r_hat=r_hat,
             effective_sample_size=effective,
             divergences=int(diverging.sum()),
             depth_limit_share=float((leapfrogs >= 2**self.max_tree_depth - 1).mean()),
-            finite=bool(jnp.isfinite(log_densities).all()),
+            finite=bool(np.isfinite(log_densities).all()),
         )
-        return Draws(samples, log_densities.T.reshape(-1), diagnostics, self.num_chains, total)
+        history = jax.device_put(log_densities.T.reshape(-1))
+        return Draws(samples, history, diagnostics, self.num_chains, total)
 
 
 class SVI(AbstractMethod):
@@ -307,9 +309,10 @@ class SVI(AbstractMethod):
             carry = _svi_advance(problem, carry, start, stop)
         _, average, history = carry
         samples = _svi_sample(problem, average, draw_key)
-        finite = bool(jnp.isfinite(history[-1])) and all(bool(jnp.isfinite(x).all()) for x in samples.values())
+        elbos = np.asarray(history)
+        finite = bool(np.isfinite(elbos[-1]) and all(np.isfinite(x).all() for x in samples.values()))
         half = self.steps // 8
-        before, after = np.asarray(history)[self.steps - 2 * half :].reshape(2, half)
+        before, after = elbos[self.steps - 2 * half :].reshape(2, half)
         diagnostics = Diagnostics(finite=finite)
         if finite and half > 1:
             diagnostics = Diagnostics(
@@ -440,6 +443,8 @@ def _traced(method, program, args) -> tuple[Any, Callable, tuple]:
     """Turn rates and data into arrays, so that new values do not compile anew; counts stay static."""
 
     def as_array(leaf):
+        if isinstance(leaf, np.ndarray):
+            return on_device(leaf)
         return jnp.asarray(leaf) if eqx.is_array_like(leaf) else leaf
 
     return jax.tree.map(as_array, method), program, jax.tree.map(as_array, args)

@@ -18,6 +18,7 @@ import numpyro
 import numpyro.distributions as dist
 from jaxtyping import Array, ArrayLike, Float, PyTree, Shaped
 
+from ..forms.chain import on_device
 from ..inference.compiling import filter_jit
 from .likelihoods import Normal
 from .methods import NUTS, AbstractMethod, AbstractPosterior, Draws
@@ -129,7 +130,8 @@ class BNN(eqx.Module):
         if draws.num_chains:
             rows = np.unique(np.linspace(0, len(inputs) - 1, JUDGED_ROWS).astype(int))
             unknowns = {name: value for name, value in draws.samples.items() if name not in self.priors}
-            draws = draws.judged_by({"outputs": _outputs(self, draws.samples, inputs[rows]), **unknowns})
+            judged = _outputs(self, draws.samples, np.asarray(inputs)[rows])
+            draws = draws.judged_by({"outputs": judged, **unknowns})
         return NetworkPosterior(network=self, draws=draws)
 
     def _check_targets(self, x, y):
@@ -156,7 +158,7 @@ class BNN(eqx.Module):
             )
         # a support that depends on the weights cannot be checked beforehand
         traced = any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves(support))
-        if support is not None and not traced and not bool(np.all(support(y))):
+        if support is not None and not traced and not bool(np.all(support(np.asarray(y)))):
             raise ValueError(
                 f"y holds values outside the likelihood's support, {support}: for example {_odd(support, y)}"
             )
@@ -202,7 +204,7 @@ class NetworkPosterior(AbstractPosterior):
         Raises:
             ValueError: NaN or infinity in the rows.
         """
-        x_new = jnp.asarray(x_new)
+        x_new = _array(x_new)
         _check_finite("x_new", x_new)
         return Predictive(_components(self.network, self.draws.samples, x_new))
 
@@ -241,12 +243,16 @@ def _check_pure(module) -> None:
 
 
 def _check_data(x, y) -> tuple[Array, Array]:
-    x, y = jnp.asarray(x), jnp.asarray(y)
+    x, y = _array(x), _array(y)
     if x.ndim < 1 or y.ndim < 1 or len(x) != len(y) or not len(x):
         raise ValueError(f"x has shape {x.shape} and y {y.shape}; the same number of rows, at least one, is wanted")
     _check_finite("x", x)
     _check_finite("y", y)
     return x, y
+
+
+def _array(values) -> Array:
+    return on_device(values) if isinstance(values, np.ndarray) else jnp.asarray(values)
 
 
 def _check_finite(name: str, value) -> None:
@@ -258,4 +264,5 @@ def _check_finite(name: str, value) -> None:
 
 
 def _odd(support, y):
-    return np.asarray(y)[~np.asarray(support(y))].reshape(-1)[0]
+    y = np.asarray(y)
+    return y[~np.asarray(support(y))].reshape(-1)[0]

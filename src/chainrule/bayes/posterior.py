@@ -13,11 +13,12 @@ from jaxtyping import Array, Float, Key, PyTree
 from scipy.optimize import linear_sum_assignment
 
 from ..forms.sequences import Sequences
-from ..inference.compiling import jit
+from ..inference.compiling import filter_jit, jit
 from ..models.data import prepare
 from ..models.emissions import Categorical, Mixture, MultivariateNormal, Normal, Poisson
 from ..models.emissions.base import observations
 from ..models.hmm import HMM
+from ..models.hmm_engine import permuted
 from ..models.hmm_engine import posterior as smoothed
 from .methods import NUTS, AbstractMethod, AbstractPosterior, Draws
 from .priors import expand_prior
@@ -72,16 +73,17 @@ def posterior(
     if align is None:
         align = bool((np.asarray(model.transition) > 0).all()) and not _fixed_order(model.emission)
     elif align:
-        model.emission.permute(np.arange(model.num_states))  # refuses now what could not be reordered after hours
+        # refuses now what could not be reordered after hours
+        jax.eval_shape(model.emission.permute, np.arange(model.num_states))
     program = _program(model, packed, priors or {})
     method = NUTS() if method is None else method
     draws = method.draws(run, program, packed, progress=progress)
-    models = jax.vmap(program.build)(draws.samples)
+    models = _built(program, draws.samples)
     if align and model.num_states > 1:
         per_draw = draws.num_chains > 0  # the history of variational inference is over steps
         if reference is None:
-            best = int(np.argmax(draws.history)) if per_draw else 0
-            reference = jax.tree.map(lambda leaf: leaf[best], models)
+            best = int(np.argmax(np.asarray(draws.history))) if per_draw else 0
+            reference = jax.tree.map(lambda leaf: np.asarray(leaf)[best], models)
         models = _aligned(models, packed, reference)
         draws = draws.judged_by(dict(_arrays(models)))
     return ModelPosterior(models=models, draws=draws)
@@ -154,6 +156,12 @@ class _Program(eqx.Module):
         return jnp.stack(rows).reshape(old.shape)
 
 
+@filter_jit
+def _built(program: _Program, samples) -> HMM:
+    """One model with a leading draw axis."""
+    return jax.vmap(program.build)(samples)
+
+
 def _arrays(model) -> list[tuple[str, Array]]:
     """Every array of a model under the name that priors know it by."""
     found = jax.tree_util.tree_flatten_with_path(model)[0]
@@ -175,12 +183,12 @@ def _program(model: HMM, data: Sequences, given: Mapping[str, dist.Distribution]
         elif name in ("initial", "transition"):
             possible = np.asarray(old) > 0
             if possible.all():
-                priors[name] = expand_prior(name, dist.Dirichlet(jnp.ones(old.shape[-1])), old.shape)
+                priors[name] = expand_prior(name, dist.Dirichlet(_full(1, old.shape[-1:])), old.shape)
                 continue
             allowed[name] = tuple(tuple(np.flatnonzero(row).tolist()) for row in np.atleast_2d(possible))
             for i, places in enumerate(allowed[name]):
                 if len(places) > 1:
-                    priors[f"{name}[{i}]"] = dist.Dirichlet(jnp.ones(len(places)))
+                    priors[f"{name}[{i}]"] = dist.Dirichlet(_full(1, (len(places),)))
         elif name in defaults:
             priors[name] = expand_prior(name, defaults[name], old.shape)
         else:
@@ -192,56 +200,51 @@ def _emission_priors(emission, data: Sequences) -> dict[str, dist.Distribution]:
     """Wide priors on the scale of the data."""
     if isinstance(emission, Mixture):
         found = {f"component.{k}": v for k, v in _emission_priors(emission.component, data).items()}
-        return found | {"weights": dist.Dirichlet(jnp.ones(emission.weights.shape))}
+        return found | {"weights": dist.Dirichlet(_full(1, emission.weights.shape))}
     if isinstance(emission, Categorical) and bool((np.asarray(emission.probs) > 0).all()):
-        return {"probs": dist.Dirichlet(jnp.ones(emission.probs.shape))}
+        return {"probs": dist.Dirichlet(_full(1, emission.probs.shape))}
     values = observations(data)
     centre, spread = np.nanmean(values, axis=0), np.maximum(np.nanstd(values, axis=0), 1e-6)
     if isinstance(emission, Poisson):
         shape = emission.rate.shape
-        return {"rate": dist.LogNormal(jnp.broadcast_to(np.log(centre + 0.5), shape), jnp.ones(shape))}
+        return {"rate": dist.LogNormal(_full(np.log(centre + 0.5), shape), _full(1, shape))}
     if isinstance(emission, Normal):
         mean, variance = emission.loc.shape, emission.variance.shape
         scale = np.log(spread**2) if len(variance) == len(mean) else np.log((spread**2).mean())
         return {
-            "mean": dist.Normal(jnp.broadcast_to(centre, mean), jnp.broadcast_to(2 * spread, mean)),
-            "variance": dist.LogNormal(jnp.broadcast_to(scale - 1.0, variance), 1.5 * jnp.ones(variance)),
+            "mean": dist.Normal(_full(centre, mean), _full(2 * spread, mean)),
+            "variance": dist.LogNormal(_full(scale - 1.0, variance), _full(1.5, variance)),
         }
     if isinstance(emission, MultivariateNormal):
         mean = emission.loc.shape
-        return {"mean": dist.Normal(jnp.broadcast_to(centre, mean), jnp.broadcast_to(2 * spread, mean))}
+        return {"mean": dist.Normal(_full(centre, mean), _full(2 * spread, mean))}
     return {}
+
+
+def _full(value, shape) -> Array:
+    return jax.device_put(np.broadcast_to(np.asarray(value, float), shape))  # on the host: nothing to compile
 
 
 def _fixed_order(emission) -> bool:
     """Whether the states of an emission cannot be told to change places."""
     try:
-        emission.permute(np.arange(emission.num_states))
+        jax.eval_shape(emission.permute, np.arange(emission.num_states))  # nothing to compile
     except ValueError:
         return True
     return False
 
 
 @jit
-def _overlaps(models, data: Sequences, reference) -> Float[Array, "draw state state"]:
-    """For each draw, how many steps the reference's state i and the draw's state j share."""
-
-    def marginals(model):
-        return smoothed(model, data, None)[1] * jnp.asarray(data.mask)[:, None]
-
-    target = marginals(reference)
+def _overlaps(models, data: Sequences, target) -> Float[Array, "draw state state"]:
+    """For each draw, how many steps state i, of the marginals `target`, and the draw's state j share."""
+    target = target * jnp.asarray(data.mask)[:, None]
     # one draw at a time: their marginals together would not fit for long data
-    return jax.lax.map(lambda m: jnp.einsum("tir,tjr->ij", target, marginals(m)), models)
+    return jax.lax.map(lambda m: jnp.einsum("tir,tjr->ij", target, smoothed(m, data, None)[1]), models)
 
 
 def _aligned(models: PyTree, data: Sequences, reference: HMM) -> PyTree:
     """Reorder the states of every draw to match those of the reference."""
-    overlaps = np.asarray(_overlaps(models, data, reference), np.float64)
-    orders = jnp.asarray(np.stack([linear_sum_assignment(-overlap)[1] for overlap in overlaps]))
-
-    def permute(model, order):
-        emission = model.emission.permute(order)
-        fields = (model.initial[order], model.transition[order][:, order], emission)
-        return eqx.tree_at(lambda m: (m.initial, m.transition, m.emission), model, fields)
-
-    return jax.vmap(permute)(models, orders)
+    overlaps = np.asarray(_overlaps(models, data, smoothed(reference, data, None)[1]), np.float64)
+    orders = np.stack([linear_sum_assignment(-overlap)[1] for overlap in overlaps])
+    fields = jax.vmap(permuted)(models.initial, models.transition, models.emission, orders)
+    return eqx.tree_at(lambda m: (m.initial, m.transition, m.emission), models, fields)

@@ -9,6 +9,8 @@ mean probabilities (total) is the mean entropy of the draws (expected) plus the 
 parameters, which is the epistemic part.
 """
 
+from typing import NamedTuple
+
 import equinox as eqx
 import jax
 import jax.numpy as jnp
@@ -56,42 +58,38 @@ class Predictive(eqx.Module):
 
     def nll(self, y) -> Float[Array, ""]:
         """Mean negative log-density over the rows, in nats; lower is better."""
-        return -self.log_prob(y).mean()
+        return _nll(self.components, self._checked(y))
 
     def sample(self, key: Array, num_samples: int) -> Array:
         """Draw targets, shape (num_samples, row, …). Within a sample all rows share one posterior draw."""
-        pick_key, draw_key = jax.random.split(key)
-        picks = jax.random.randint(pick_key, (num_samples,), 0, self.num_draws)
-        chosen = jax.tree.map(lambda leaf: leaf[picks], self.components)
-        return jax.vmap(lambda component, key: component.sample(key))(chosen, jax.random.split(draw_key, num_samples))
+        return _sample(key, self.components, num_samples)
 
     # --- regression ---
 
     @property
     def mean(self) -> Float[Array, "row ..."]:
         """Mean of each target."""
-        return self._moments()[0].mean(axis=0)
+        return self._moments().mean
 
     @property
     def aleatoric_variance(self) -> Float[Array, "row ..."]:
         """The part of the variance that is noise: the mean over draws of the variance."""
-        return self._moments()[1].mean(axis=0)
+        return self._moments().aleatoric
 
     @property
     def epistemic_variance(self) -> Float[Array, "row ..."]:
         """The part of the variance that is doubt about the function: the variance over draws of the mean."""
-        return self._moments()[0].var(axis=0)
+        return self._moments().epistemic
 
     @property
     def variance(self) -> Float[Array, "row ..."]:
         """Variance of each target, aleatoric plus epistemic."""
-        means, variances = self._moments()
-        return variances.mean(axis=0) + means.var(axis=0)
+        return self._moments().variance
 
     @property
     def std(self) -> Float[Array, "row ..."]:
         """Standard deviation of each target."""
-        return jnp.sqrt(self.variance)
+        return self._moments().std
 
     def interval(self, level: float) -> tuple[Float[Array, "row ..."], Float[Array, "row ..."]]:
         """Equal-tailed interval of each target: lower and upper end, with probability `level` between them.
@@ -119,29 +117,26 @@ class Predictive(eqx.Module):
     @property
     def probs(self) -> Float[Array, "row ... class"]:
         """Probability of each class; two classes, 0 and 1, for a Bernoulli likelihood."""
-        return self._class_probs().mean(axis=0)
+        return self._classification().probs
 
     @property
     def total_entropy(self) -> Float[Array, "row ..."]:
         """Entropy of the mean probabilities, in nats: `expected_entropy` plus `mutual_information`."""
-        return entr(self.probs).sum(axis=-1)
+        return self._classification().total_entropy
 
     @property
     def expected_entropy(self) -> Float[Array, "row ..."]:
         """Mean entropy of the draws, in nats: the aleatoric part."""
-        return entr(self._class_probs()).sum(axis=-1).mean(axis=0)
+        return self._classification().expected_entropy
 
     @property
     def mutual_information(self) -> Float[Array, "row ..."]:
         """Mutual information of class and parameters, in nats: the epistemic part."""
-        each = self._class_probs()
-        # the mean divergence from the mixture: the difference of two entropies would cancel
-        return rel_entr(each, each.mean(axis=0, keepdims=True)).sum(axis=-1).mean(axis=0)
+        return self._classification().mutual_information
 
     def brier(self, y) -> Float[Array, ""]:
         """Brier score: squared distance of the probabilities from the true class, summed over classes, row mean."""
-        labels = jax.nn.one_hot(self._classes(y), self.probs.shape[-1])
-        return ((self.probs - labels) ** 2).sum(axis=-1).mean()
+        return _brier(*self._with_classes(y))
 
     def ece(self, y, bins: int) -> Float[Array, ""]:
         """Compute the expected calibration error Σ_b (rows in b)/N · |accuracy(b) − confidence(b)| over equal bins.
@@ -156,43 +151,53 @@ class Predictive(eqx.Module):
         """
         if bins < 1:
             raise ValueError(f"bins is {bins}; at least one is wanted")
-        confidence = self.probs.max(axis=-1).reshape(-1)
-        right = (self.probs.argmax(axis=-1) == self._classes(y)).reshape(-1).astype(confidence.dtype)
-        # bin b is (b/bins, (b+1)/bins]: a confidence of exactly 1 falls into the last
-        index = jnp.clip(jnp.ceil(confidence * bins).astype(int) - 1, 0, bins - 1)
-        gaps = jnp.zeros(bins, confidence.dtype).at[index].add(right - confidence)
-        return jnp.abs(gaps).sum() / confidence.size
+        return _ece(*self._with_classes(y), bins)
 
     # --- helpers ---
 
-    def _moments(self):
+    def _moments(self) -> "_Moments":
         if isinstance(self.components, (dist.CategoricalLogits, dist.CategoricalProbs)):
             raise ValueError("classes have no mean or variance; use probs, total_entropy and mutual_information")
         return _moments(self.components)
 
-    def _class_probs(self) -> Float[Array, "draw row ... class"]:
+    def _classification(self) -> "_Classification":
         if not self.components.has_enumerate_support:
             raise ValueError(
                 f"{type(self.components).__name__} targets are no classes; use mean, variance, interval or log_prob"
             )
-        return _class_probs(self.components)
+        return _classification(self.components)
 
     def _checked(self, y):
-        y, shape = jnp.asarray(y), self.components.shape()
+        y, shape = y if isinstance(y, np.ndarray) else jnp.asarray(y), self.components.shape()
         if y.shape != shape:
             raise ValueError(f"y has shape {y.shape}; the prediction is for targets of shape {shape}")
         return y
 
-    def _classes(self, y):
-        y = self._checked(y)
-        values = np.asarray(y)
-        num_classes = self.probs.shape[-1]
+    def _with_classes(self, y):
+        """Probabilities of the classes, and the true ones."""
+        values, probs = np.asarray(self._checked(y)), self.probs
+        num_classes = probs.shape[-1]
         if not (np.isin(values, np.arange(num_classes)).all()):
             raise ValueError(f"y holds {np.unique(values)[:5]}…; classes are the whole numbers 0 … {num_classes - 1}")
-        return y.astype(int)
+        return probs, values.astype(int)
 
 
 # Compiled as a whole: operation by operation, the first call would take many times longer.
+
+
+class _Moments(NamedTuple):
+    mean: Float[Array, "row ..."]
+    aleatoric: Float[Array, "row ..."]
+    epistemic: Float[Array, "row ..."]
+    variance: Float[Array, "row ..."]
+    std: Float[Array, "row ..."]
+
+
+class _Classification(NamedTuple):
+    probs: Float[Array, "row ... class"]
+    total_entropy: Float[Array, "row ..."]
+    expected_entropy: Float[Array, "row ..."]
+    mutual_information: Float[Array, "row ..."]
 
 
 @filter_jit
@@ -206,16 +211,51 @@ def _log_prob(components, y):
 
 
 @filter_jit
-def _moments(components):
-    return jax.vmap(lambda component: (component.mean, component.variance))(components)
+def _nll(components, y):
+    return -_log_prob(components, y).mean()
 
 
 @filter_jit
-def _class_probs(components):
+def _sample(key, components, num_samples: int):
+    pick_key, draw_key = jax.random.split(key)
+    picks = jax.random.randint(pick_key, (num_samples,), 0, jax.tree.leaves(components)[0].shape[0])
+    chosen = jax.tree.map(lambda leaf: leaf[picks], components)
+    return jax.vmap(lambda component, key: component.sample(key))(chosen, jax.random.split(draw_key, num_samples))
+
+
+@filter_jit
+def _moments(components) -> _Moments:
+    means, variances = jax.vmap(lambda component: (component.mean, component.variance))(components)
+    aleatoric, epistemic = variances.mean(axis=0), means.var(axis=0)
+    variance = aleatoric + epistemic
+    return _Moments(means.mean(axis=0), aleatoric, epistemic, variance, jnp.sqrt(variance))
+
+
+@filter_jit
+def _classification(components) -> _Classification:
     def one(component):
         return jnp.moveaxis(jnp.exp(component.log_prob(component.enumerate_support())), 0, -1)
 
-    return jax.vmap(one)(components)
+    each = jax.vmap(one)(components)
+    probs = each.mean(axis=0)
+    # the mean divergence from the mixture: the difference of two entropies would cancel
+    information = rel_entr(each, each.mean(axis=0, keepdims=True)).sum(axis=-1).mean(axis=0)
+    return _Classification(probs, entr(probs).sum(axis=-1), entr(each).sum(axis=-1).mean(axis=0), information)
+
+
+@filter_jit
+def _brier(probs, y):
+    return ((probs - jax.nn.one_hot(y, probs.shape[-1])) ** 2).sum(axis=-1).mean()
+
+
+@filter_jit
+def _ece(probs, y, bins: int):
+    confidence = probs.max(axis=-1).reshape(-1)
+    right = (probs.argmax(axis=-1) == y).reshape(-1).astype(confidence.dtype)
+    # bin b is (b/bins, (b+1)/bins]: a confidence of exactly 1 falls into the last
+    index = jnp.clip(jnp.ceil(confidence * bins).astype(int) - 1, 0, bins - 1)
+    gaps = jnp.zeros(bins, confidence.dtype).at[index].add(right - confidence)
+    return jnp.abs(gaps).sum() / confidence.size
 
 
 @filter_jit

@@ -11,6 +11,7 @@ engines in `chainrule.inference.chain` know. `pair[i, j]` scores the step *from*
 from typing import Any, TypeVar
 
 import equinox as eqx
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer
@@ -44,10 +45,8 @@ class Chain(eqx.Module):
     length: Int[Array, ""] | None = None
 
     def __init__(self, initial, pair, node, length=None):
-        self.initial, self.pair, self.node = (_as_float(x) for x in (initial, pair, node))
-        if length is not None and not jnp.issubdtype(jnp.asarray(length).dtype, jnp.integer):
-            raise ValueError(f"length is {length}; wanted a whole number of steps")
-        self.length = None if length is None else jnp.asarray(length).astype(jnp.int32)
+        self.initial, self.pair, self.node = (as_floats(x) for x in (initial, pair, node))
+        self.length = None if length is None else _as_length(length)
 
     def __check_init__(self):
         if self.node.ndim != 2:
@@ -67,7 +66,8 @@ class Chain(eqx.Module):
         for name in ("initial", "pair", "node"):
             value = getattr(self, name)
             if is_concrete(value):
-                bad = np.argwhere(np.isnan(value) | (np.asarray(value) == np.inf))
+                value = np.asarray(value)
+                bad = np.argwhere(np.isnan(value) | (value == np.inf))
                 if len(bad):
                     raise ValueError(f"{name}{bad[0].tolist()} is NaN or +inf; log-potentials are finite or -inf")
         if self.length is not None and is_concrete(self.length) and not 1 <= int(self.length) <= time:
@@ -84,24 +84,31 @@ class Chain(eqx.Module):
         return self.node.shape[-2]
 
     @property
-    def mask(self) -> Bool[Array, " time"]:
+    def mask(self) -> Bool[Array | np.ndarray, " time"]:
         """True on the real steps."""
-        steps = jnp.arange(self.num_steps, dtype=jnp.int32)
-        return steps < (self.num_steps if self.length is None else self.length)
+        steps = np.arange(self.num_steps, dtype=np.int32)
+        if self.length is None:
+            return steps < self.num_steps
+        return steps < (np.asarray(self.length) if is_concrete(self.length) else self.length)
 
     def score(self, path: Int[Array, " time"]) -> Float[Array, ""]:
         """Unnormalised log-probability of one path, shape (T,); entries past `length` are not looked at."""
-        steps = jnp.take_along_axis(self.node, path[:, None], axis=1)[:, 0]
-        if self.num_steps > 1:
-            if self.pair.ndim == 2:
-                pairs = self.pair[path[:-1], path[1:]]
-            else:
-                pairs = self.pair[jnp.arange(self.num_steps - 1), path[:-1], path[1:]]
-            steps = steps.at[1:].add(pairs)
-        return self.initial[path[0]] + jnp.where(self.mask, steps, 0.0).sum()
+        return _score(self, path)
 
     def __repr__(self):
         return f"Chain({self.num_states} states, {self.num_steps} steps)"
+
+
+@jax.jit
+def _score(chain: Chain, path):
+    steps = jnp.take_along_axis(chain.node, path[:, None], axis=1)[:, 0]
+    if chain.num_steps > 1:
+        if chain.pair.ndim == 2:
+            pairs = chain.pair[path[:-1], path[1:]]
+        else:
+            pairs = chain.pair[jnp.arange(chain.num_steps - 1), path[:-1], path[1:]]
+        steps = steps.at[1:].add(pairs)
+    return chain.initial[path[0]] + jnp.where(chain.mask, steps, 0.0).sum()
 
 
 def is_concrete(value) -> bool:
@@ -123,6 +130,27 @@ def assemble(cls: type[_M], **fields: Any) -> _M:
     return made
 
 
-def _as_float(value):
+def as_floats(value) -> Array:
+    """An array of floats, of the caller's precision if it has one."""
+    if isinstance(value, list | tuple) and not any(isinstance(x, jax.Array) for x in jax.tree.leaves(value)):
+        value = np.asarray(value)
+    if isinstance(value, np.ndarray) and value.dtype != object:
+        return on_device(value if jnp.issubdtype(value.dtype, jnp.floating) else value.astype(float))
     array = jnp.asarray(value)
     return array if jnp.issubdtype(array.dtype, jnp.floating) else array.astype(float)
+
+
+def on_device(array: np.ndarray) -> Array:
+    """A NumPy array as one of JAX.
+
+    `jnp.asarray` compiles a program for each shape, and `jax.device_put` may share memory that the caller goes on to
+    change: hence the copy.
+    """
+    return jax.device_put(np.array(array))
+
+
+def _as_length(value) -> Any:
+    array = np.asarray(value) if is_concrete(value) else value
+    if not jnp.issubdtype(array.dtype, jnp.integer):
+        raise ValueError(f"length is {value}; wanted a whole number of steps")
+    return jax.device_put(array.astype(np.int32)) if is_concrete(value) else array.astype(jnp.int32)

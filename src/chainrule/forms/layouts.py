@@ -19,7 +19,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int, Num
 
-from .chain import is_concrete
+from .chain import as_floats, is_concrete
 from .products import product
 
 
@@ -330,12 +330,6 @@ def neighbours(other: Array, sublattice: int) -> tuple[Array, Array, Array, Arra
     odd = odd.reshape(-1, *[1] * (other.ndim - 1))
     beside = jnp.where(odd, jnp.roll(other, -1, 1), jnp.roll(other, 1, 1))
     return other, jnp.roll(other, 1, 0), jnp.roll(other, -1, 0), beside
-
-
-def as_floats(value) -> Array:
-    """An array of floats, of the caller's precision if it has one."""
-    array = jnp.asarray(value)
-    return array if jnp.issubdtype(array.dtype, jnp.floating) else array.astype(float)
 
 
 def _finite(value) -> np.ndarray:

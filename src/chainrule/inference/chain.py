@@ -179,7 +179,7 @@ def walk_back(key, log_filtered, transition, start, num_samples: int) -> Int[Arr
 
 def _arrays(chain: Chain):
     """Initial, transition (entry t leads into step t), node, start and weight, with the padding made harmless."""
-    mask = chain.mask
+    mask = jnp.asarray(chain.mask)
     start = ~mask | (jnp.arange(chain.num_steps) == 0)
     transition = chain.pair
     if transition.ndim == 3:

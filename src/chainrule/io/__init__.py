@@ -308,7 +308,7 @@ class _Decoder:
 
     def _on_device(self, array: np.ndarray, place: tuple[str, ...]) -> jax.Array:
         if _keeps(array.dtype):
-            return jnp.asarray(array)
+            return jax.device_put(array)  # `jnp.asarray` compiles a program for each shape
         if self.x64:
             raise ValueError(
                 f"{_at(place)} is {array.dtype} and was saved with 64-bit types on, which are off now and would halve "
@@ -316,7 +316,7 @@ class _Decoder:
             )
         # A solver that works in 64 bits on its own made this array while they were off: give back just that.
         with jax.enable_x64(True):
-            return jnp.asarray(array)
+            return jax.device_put(array)
 
     def _key(self, implementation: str, name: str, place: tuple[str, ...]) -> jax.Array:
         data = jnp.asarray(self._array(name, "uint32"))

@@ -272,9 +272,8 @@ class HMM(eqx.Module):
         """
         parameters(self.emission)
         length = whole(length, "length", why="a sequence has at least one step")
-        count = 1 if num_samples is None else whole(num_samples, "num_samples", why="ask for at least one")
-        states, x = engine.sample(self, key, length, count)
-        return (states[0], x[0]) if num_samples is None else (states, x)
+        count = None if num_samples is None else whole(num_samples, "num_samples", why="ask for at least one")
+        return engine.sample(self, key, length, count)
 
     @query
     def sample_posterior(self, key: Key[Array, ""], data, num_samples: int = 1, *, known=None) -> Path:
@@ -423,11 +422,11 @@ class HMM(eqx.Module):
         index = np.asarray(order)
         if sorted(index.tolist()) != list(range(self.num_states)):
             raise ValueError(f"order {list(order)} is not a permutation of 0 … {self.num_states - 1}")
-        emission = self.emission.permute(index)
+        initial, transition, emission = engine.permuted(self.initial, self.transition, self.emission, index)
         names = self.states
         if names != tuple(range(self.num_states)):
             names = tuple(names[i] for i in index)
-        return HMM(self.initial[index], self.transition[index][:, index], emission, names)
+        return HMM(initial, transition, emission, names)
 
     def align(self, reference: "HMM", data=None) -> "HMM":
         """Reorder the states so that they match another model's, by the Hungarian method (Kuhn 1955).

@@ -129,12 +129,13 @@ def sample_posterior(engine, model, key, data: Sequences, known, *, num_samples:
 
 
 @partial(jit, static_argnums=(2, 3))
-def sample(model, key, length: int, num_samples: int):
-    """States (sample, time) and observations (sample, time, *event) from the prior."""
+def sample(model, key, length: int, num_samples: int | None):
+    """States (sample, time) and observations (sample, time, *event) from the prior; without number one, and no axis."""
     hidden, seen = jax.random.split(key)
-    uniform = jax.random.uniform(hidden, (length, num_samples), model.initial.dtype)
+    uniform = jax.random.uniform(hidden, (length, num_samples or 1), model.initial.dtype)
     states = sample_states(model.initial, model.transition, uniform)
-    return states, model.emission.sample(seen, states)
+    x = model.emission.sample(seen, states)
+    return (states[0], x[0]) if num_samples is None else (states, x)
 
 
 # Learning
@@ -223,7 +224,7 @@ def fit(models, data: Sequences, method, prior, frozen, progress: bool):
     if marks is not None:  # every run starts from the first one's frozen parts
         leaves, structure = jax.tree.flatten(models)
         pairs = zip(leaves, marks, strict=True)
-        leaves = [jnp.broadcast_to(leaf[:1], leaf.shape) if held else leaf for leaf, held in pairs]
+        leaves = [np.broadcast_to(np.asarray(leaf)[:1], leaf.shape) if held else leaf for leaf, held in pairs]
         models = jax.tree.unflatten(structure, leaves)
     held = marks is not None and all(marks[2:])
     if held:
@@ -246,6 +247,12 @@ def free_counts(model) -> list[int]:
 
 
 # Order of states
+
+
+@jit
+def permuted(initial, transition, emission, order):
+    """The parts of a model with state k being what state order[k] was."""
+    return initial[order], transition[order][:, order], emission.permute(order)
 
 
 def matching(model, reference, data) -> np.ndarray:

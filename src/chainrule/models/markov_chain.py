@@ -353,14 +353,14 @@ def check_chain(initial, transition, states) -> None:
         raise ValueError(f"{len(names)} names for {size} states")
     if (repeated := first_duplicate(names)) is not None:
         raise ValueError(f"the state name {repeated!r} appears twice")
-    _check_sums(initial[None], ["the initial distribution"], names)
+    _check_sums(initial, ["the initial distribution"], names)
     _check_sums(transition, [f"the transition row of state {name!r}" for name in names], names)
 
 
 def _check_sums(rows, titles, names) -> None:
     if not is_concrete(rows):
         return
-    rows = np.asarray(rows, np.float64)
+    rows = np.atleast_2d(np.asarray(rows, np.float64))
     bad = np.argwhere(~((rows >= 0) & (rows <= 1 + 1e-5)))
     if len(bad):
         i, j = bad[0]

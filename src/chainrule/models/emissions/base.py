@@ -18,8 +18,9 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int, Key, Num, PyTree, Shaped
 
-from ...forms.chain import is_concrete
+from ...forms.chain import as_floats, is_concrete
 from ...forms.sequences import Sequences
+from ...inference.compiling import jit
 
 # An array, or None in a family that has yet to learn it.
 Parameter = Any
@@ -81,7 +82,7 @@ class AbstractEmission(eqx.Module):
 
     @abstractmethod
     def permute(self, order: Int[Array | np.ndarray, " state"]) -> Self:
-        """The emission whose state k is state order[k] of this one."""
+        """The emission whose state k is state order[k] of this one; `order` may be traced."""
 
     @property
     @abstractmethod
@@ -114,11 +115,7 @@ class AbstractEmission(eqx.Module):
 
     def log_prob(self, x: Shaped[Array, "..."]) -> Float[Array, "*batch state"]:
         """Log p(x | state) for every state; NaN is missing and counts zero."""
-        x = jnp.asarray(x)
-        event = self.event_shape or ()
-        batch = x.shape[: x.ndim - len(event)]
-        found = self.scores(x.reshape(-1, *event)[..., None])[..., 0]
-        return found.reshape(*batch, -1)
+        return _log_prob(self, x if isinstance(x, jax.Array | np.ndarray) else jnp.asarray(x))
 
     def has_parameters(self) -> bool:
         """Whether there is anything to compute with."""
@@ -155,6 +152,14 @@ class AbstractFamily(AbstractEmission):
         return self.location
 
 
+@jit
+def _log_prob(emission: AbstractEmission, x):
+    event = emission.event_shape or ()
+    batch = x.shape[: x.ndim - len(event)]
+    found = emission.scores(x.reshape(-1, *event)[..., None])[..., 0]
+    return found.reshape(*batch, -1)
+
+
 def parameters(emission: AbstractEmission) -> None:
     """Raise if the emission is a family without parameters."""
     if emission.num_states is None:
@@ -168,10 +173,7 @@ def as_parameter(value) -> Any:
         not isinstance(value, np.ndarray | list | tuple | float | int) and not hasattr(value, "dtype")
     ):
         return value
-    if isinstance(value, np.ndarray):  # put on the device as it is: `jnp.asarray` compiles a program for each shape
-        return jax.device_put(value if jnp.issubdtype(value.dtype, jnp.inexact) else value.astype(float))
-    array = jnp.asarray(value)
-    return array if jnp.issubdtype(array.dtype, jnp.inexact) else array.astype(float)
+    return as_floats(value)
 
 
 def require(name: str, array, good, wanted: str) -> None:

@@ -86,6 +86,7 @@ class Mixture(AbstractEmission):
 
     def sample(self, key, states):
         """Pick a component for each entry of `states`, then draw from it."""
+        states = jnp.asarray(states)
         pick, draw = jax.random.split(key)
         chosen = jax.random.categorical(pick, jnp.log(self.weights)[states])
         return self.component.sample(draw, states * self.num_components + chosen.astype(states.dtype))
