@@ -15,6 +15,7 @@ import abc
 import itertools
 
 import equinox as eqx
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int, Num
@@ -189,7 +190,7 @@ class Neighbours(AbstractLayout):
     weights: tuple[Float[Array, "some degree"], ...]
 
     def __init__(self, index, weights):
-        self.index = tuple(jnp.asarray(table, jnp.int32) for table in index)
+        self.index = tuple(as_indices(table) for table in index)
         self.weights = tuple(as_floats(table) for table in weights)
 
     def __check_init__(self):
@@ -334,8 +335,15 @@ def neighbours(other: Array, sublattice: int) -> tuple[Array, Array, Array, Arra
 
 def as_floats(value) -> Array:
     """An array of floats, of the caller's precision if it has one."""
+    if isinstance(value, np.ndarray):  # put on the device as it is: `jnp.asarray` compiles a program for each shape
+        return jax.device_put(value if jnp.issubdtype(value.dtype, jnp.floating) else value.astype(float))
     array = jnp.asarray(value)
     return array if jnp.issubdtype(array.dtype, jnp.floating) else array.astype(float)
+
+
+def as_indices(value) -> Array:
+    """An array of int32, also without a program of its own."""
+    return value.astype(jnp.int32) if isinstance(value, jax.Array) else jax.device_put(np.asarray(value, np.int32))
 
 
 def _finite(value) -> np.ndarray:
