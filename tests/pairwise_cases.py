@@ -1,9 +1,8 @@
 """Small pairwise models in every layout, and what enumeration says about them."""
 
-from functools import cache
+from functools import cache, partial
 
 import jax
-import jax.numpy as jnp
 import networkx as nx
 import numpy as np
 
@@ -24,14 +23,20 @@ TORUS = {
 }
 
 
+@partial(jax.jit, static_argnames="spins")
+def _form(couplings, bias, weights, *, spins: bool) -> cr.Pairwise:
+    return couplings.form(bias, weights, spins=spins)
+
+
 @cache
 def torus(n: int, layout: type) -> cr.Pairwise:
     """The Ising model on an n × n torus with J = 1."""
     if layout is Lattice:
-        return cr.Pairwise(jnp.zeros(()), Lattice(1.0, n, n), spins=True)
+        return cr.Pairwise(np.float32(0), Lattice(np.float32(1), n, n), spins=True)
     graph = nx.convert_node_labels_to_integers(nx.grid_2d_graph(n, n, periodic=True))
     ends = np.array(graph.edges).T
-    return compile_edges(n * n, ends, layout).form(jnp.zeros(n * n), jnp.ones(ends.shape[1]), spins=True)
+    bias, weights = np.zeros(n * n, np.float32), np.ones(ends.shape[1], np.float32)
+    return _form(compile_edges(n * n, ends, layout), bias, weights, spins=True)
 
 
 def random_edges(layout: type, seed: int = 0):
@@ -47,9 +52,15 @@ def random_model(layout: type, *, spins: bool, seed: int = 0) -> cr.Pairwise:
     """Eight nodes or so with random weights."""
     if layout is Lattice:
         bias = np.random.default_rng(seed).normal(0, 0.3, 16)
-        return cr.Pairwise(jnp.float32(bias), Lattice(0.3, 4, 4), spins=spins)
+        return cr.Pairwise(np.float32(bias), Lattice(np.float32(0.3), 4, 4), spins=spins)
     count, ends, weights, bias = random_edges(layout, seed)
-    return compile_edges(count, ends, layout).form(jnp.float32(bias), jnp.float32(weights), spins=spins)
+    return _form(compile_edges(count, ends, layout), np.float32(bias), np.float32(weights), spins=spins)
+
+
+def times(model: cr.Pairwise, factor: float) -> cr.Pairwise:
+    """The model with all scores times a number."""
+    leaves = jax.tree.map(np.asarray, model)
+    return jax.tree.map(lambda a: jax.device_put(a * np.float32(factor) if a.dtype.kind == "f" else a), leaves)
 
 
 LAYOUTS = [Dense, Bipartite, Neighbours, Lattice]

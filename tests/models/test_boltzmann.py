@@ -11,7 +11,7 @@ import pairwise_cases as cases
 import pytest
 
 import chainrule as cr
-from chainrule.forms.layouts import Bipartite, Dense, Neighbours
+from chainrule.forms.layouts import Bipartite, Dense, Lattice, Neighbours
 from chainrule.graphs.couplings import compile_edges
 from chainrule.inference.mean_field import mean_field
 from chainrule.models.boltzmann import engine, learning
@@ -55,7 +55,7 @@ def test_hidden_nodes_are_summed_out():
     x = every_state((0, 1), 3)
     wanted = np.log(machine.factor_graph().enumerate().marginal(*machine.visible).ravel())
     np.testing.assert_allclose(machine.log_prob(x), wanted, atol=1e-5)
-    assert float(jnp.exp(machine.log_prob(x)).sum()) == pytest.approx(1, abs=1e-5)
+    assert float(np.exp(machine.log_prob(x)).sum()) == pytest.approx(1, abs=1e-5)
 
 
 def test_graph_and_back():
@@ -68,12 +68,12 @@ def test_graph_and_back():
 
 def test_samples_are_distributed_as_enumeration_says():
     machine = cr.BoltzmannMachine.from_graph(a_graph())
-    drawn = np.asarray(machine.sample(KEY, 5000, sweeps=30))
-    assert drawn.shape == (5000, 5)
+    drawn = np.asarray(machine.sample(KEY, 3000, sweeps=20))
+    assert drawn.shape == (3000, 5)
     assert drawn.dtype == np.int8
     counts = np.bincount(drawn @ (2 ** np.arange(5)[::-1]), minlength=32)
     assert cases.chi_square(counts, np.exp(machine.log_prob(every_state((0, 1))))) > 1e-3
-    held = np.asarray(machine.sample(KEY, 5000, sweeps=30, given={"c": 1, "e": 0}))
+    held = np.asarray(machine.sample(KEY, 3000, sweeps=20, given={"c": 1, "e": 0}))
     assert (held[:, 2] == 1).all()
     assert (held[:, 0] == 0).all()
     joint = np.exp(np.asarray(machine.log_prob(every_state((0, 1))))).reshape((2,) * 5)[0, :, 1]
@@ -119,8 +119,8 @@ def test_mean_field_rests_where_each_mean_is_best_given_the_others(layout):
     for spins, beta in [(layout in (cases.Dense, cases.Lattice), 0.8 if layout is cases.Dense else 1.3)]:
         model = cases.random_model(layout, spins=spins)
         clamp = np.arange(model.num_nodes)[:, None] == 1
-        start = jnp.where(jnp.asarray(clamp), 1.0, jnp.full((model.num_nodes, 1), 0.1 if spins else 0.5))
-        found = mean_field(start, model, beta, jnp.asarray(clamp))
+        start = np.where(clamp, np.float32(1), np.float32(0.1 if spins else 0.5))
+        found = mean_field(start, model, beta, clamp)
         m, w, b = np.asarray(found.means[:, 0], float), cases.couplings(model), np.asarray(model.biases, float)
         fields = beta * (b + w @ m)
         best = np.tanh(fields) if spins else 1 / (1 + np.exp(-fields))
@@ -143,14 +143,14 @@ def test_mean_field_rests_where_each_mean_is_best_given_the_others(layout):
 
 
 def test_the_exact_fit_finds_the_distribution_and_its_gradient_vanishes():
-    truth = cr.BoltzmannMachine.from_graph(a_graph(), states=(-1, 1))
-    x = every_state((-1, 1))
-    rows = np.repeat(x, np.round(2000 * np.exp(np.asarray(truth.log_prob(x)))).astype(int), axis=0)
-    fit = cr.BoltzmannMachine.random(jax.random.key(1), a_graph(), states=(-1, 1)).fit(rows)
+    truth = cr.BoltzmannMachine.from_graph(a_graph())
+    x = every_state((0, 1))
+    rows = np.repeat(x, np.round(20_000 * np.exp(np.asarray(truth.log_prob(x)))).astype(int), axis=0)
+    fit = cr.BoltzmannMachine.random(jax.random.key(1), a_graph()).fit(rows)
     assert fit.status is cr.Status.CONVERGED
     np.testing.assert_allclose(fit.model.weights, truth.weights, atol=0.03)
     np.testing.assert_allclose(fit.model.bias, truth.bias, atol=0.03)
-    assert fit.log_prob == pytest.approx(float(fit.model.log_prob(rows).sum()), rel=1e-5)
+    assert fit.log_prob == pytest.approx(np.asarray(fit.model.log_prob(rows)).sum(), rel=1e-5)
     assert (np.diff(fit.history) > -1e-2).all()
     # moments of the data are those of the machine (Ackley et al. 1985)
     p = np.exp(np.asarray(fit.model.log_prob(x), float))
@@ -164,68 +164,69 @@ def test_the_exact_fit_of_other_data_compiles_nothing():
     rows = every_state((0, 1))[[3, 3, 8]]
     fit = start.fit(rows)
     assert learning._exact_fit._cache_size() == before
-    assert fit.log_prob == pytest.approx(float(fit.model.log_prob(rows).sum()), rel=1e-5)
+    assert fit.log_prob == pytest.approx(np.asarray(fit.model.log_prob(rows)).sum(), rel=1e-5)
 
 
 def test_hidden_nodes_are_fitted_too():
     truth = cr.BoltzmannMachine.from_graph(a_graph(), hidden=["c"])
-    rows = np.asarray(truth.sample(KEY, 2000))[:, [0, 1, 3, 4]]
+    rows = np.asarray(truth.sample(KEY, 3000, sweeps=30))[:2000, [0, 1, 3, 4]]
     fit = cr.BoltzmannMachine.random(jax.random.key(3), a_graph(), scale=0.5, hidden=["c"]).fit(rows)
-    assert fit.log_prob >= float(truth.log_prob(rows).sum())
+    assert fit.log_prob >= np.asarray(truth.log_prob(rows)).sum()
 
 
-@pytest.mark.parametrize("hidden", [(), ("c",)])
-def test_pcd_comes_near_the_exact_fit_and_compiles_once(hidden):
-    truth = cr.BoltzmannMachine.from_graph(a_graph(), hidden=hidden)
-    shown = [i for i, name in enumerate(truth.nodes) if name not in hidden]
-    rows = np.asarray(truth.sample(KEY, 1000, sweeps=30))[:, shown]
-    start = cr.BoltzmannMachine.random(jax.random.key(3), a_graph(), scale=0.5, hidden=hidden)
-    method = cr.PCD(epochs=60, learning_rate=0.3, batch_size=50, chains=200)
+def test_pcd_comes_near_the_exact_fit_and_compiles_once():
+    truth = cr.BoltzmannMachine.from_graph(a_graph(), hidden=["c"])
+    rows = np.asarray(truth.sample(KEY, 3000, sweeps=30))[:1000, [0, 1, 3, 4]]
+    start = cr.BoltzmannMachine.random(jax.random.key(3), a_graph(), scale=0.5, hidden=["c"])
+    method = cr.PCD(epochs=40, learning_rate=0.3, batch_size=100, chains=100)
     fit = start.fit(rows, method=method, key=KEY)
     best = start.fit(rows)
     assert best.log_prob - fit.log_prob < 0.01 * len(rows)
     assert fit.status is cr.Status.MAX_ITERATIONS
-    assert fit.history.shape == (60,)
+    assert fit.history.shape == (40,)
     before = learning._run._cache_size()
-    start.fit(rows[::-1], method=cr.PCD(epochs=60, learning_rate=0.2, batch_size=50, chains=200, sweeps=2), key=KEY)
+    other = cr.PCD(epochs=37, learning_rate=0.2, batch_size=100, chains=100, sweeps=2)
+    start.fit(rows[::-1], method=other, key=KEY)
     assert learning._run._cache_size() == before
 
 
-LEARNT = [(Dense, True, 0), (Bipartite, False, 0), (Neighbours, True, 2), (Neighbours, False, 0)]
+LEARNT = [(Dense, True, 0), (Bipartite, False, 0), (Neighbours, True, 2)]
 
 
 @pytest.mark.parametrize(("layout", "spins", "hidden"), LEARNT)
 def test_a_step_of_pcd_is_the_exact_gradient_in_every_layout(layout, spins, hidden):
     """Slopes weighed by exact probabilities are those of log Z; one step of 4000 chains is log p's within 5 errors."""
     count, ends, weights, bias = cases.random_edges(layout)
-    problem = Pairs(compile_edges(count, ends, layout), jnp.arange(count), spins)
-    start = jnp.asarray(bias, jnp.float32), jnp.asarray(weights, jnp.float32)
+    problem = Pairs(compile_edges(count, ends, layout), np.arange(count, dtype=np.int32), spins)
+    start = np.float32(bias), np.float32(weights)
     rng = np.random.default_rng(0)
     rows = rng.choice([-1, 1] if spins else [0, 1], (1000, count - hidden), p=[0.3, 0.7])
-    x = jnp.asarray(cases.states(problem.form(start)))
 
-    @jax.jit
-    def exact(start):
-        form = problem.form(start)
-        weighed = jax.vmap(lambda one: problem.slopes(form, one[:, None]), in_axes=1)(x)
-        mine = jax.tree.map(lambda each: jax.nn.softmax(form.score(x)) @ each, weighed)
-        of_log_z = jax.grad(lambda p: jax.nn.logsumexp(problem.form(p).score(x)))(start)
-        return mine, of_log_z, jax.grad(lambda p: problem.log_prob(p, jnp.asarray(rows)).mean())(start)
-
-    mine, of_log_z, wanted = exact(start)
+    # in NumPy, over all states: slopes of the score, p(x), and p(x | a row) averaged over rows, which show the first nodes
+    x = cases.states(cases.random_model(layout, spins=spins))
+    bits, own = (x > 0).astype(int), x[np.asarray(problem.couplings.rank)]
+    slopes = np.concatenate([own, own[ends[0]] * own[ends[1]]])
+    score = np.concatenate([bias, weights]) @ slopes
+    p = np.exp(score - np.logaddexp.reduce(score))
+    place = 2 ** np.arange(count - hidden)
+    seen, shown = np.bincount((rows > 0) @ place), place @ bits[: count - hidden]
+    wanted = np.split(slopes @ (p * (seen / 1000 / np.bincount(shown, p))[shown] - p), [count])
+    of_log_z = np.split(slopes @ p, [count])
+    each = jax.jit(lambda start, x: jax.vmap(lambda one: problem.slopes(problem.form(start), one[:, None]), 1)(x))
+    mine = [p @ np.asarray(part) for part in each(start, x)]
     method = cr.PCD(epochs=1, batch_size=1000, chains=4000, sweeps=30, learning_rate=1.0, decay=1.0, centred=False)
     found = learning.fit(problem, start, rows, method, KEY, tiny=False, progress=False).model
     error = 5 * (1 if spins else 0.5) * np.sqrt(1 / 4000 + (1 / 1000 if hidden else 0))
     for got, old, slope, ours, theirs in zip(found, start, wanted, mine, of_log_z, strict=True):
         np.testing.assert_allclose(ours, theirs, atol=1e-5)
-        np.testing.assert_allclose(got - old, slope, atol=error)
+        np.testing.assert_allclose(np.asarray(got) - old, slope, atol=error)
         assert np.abs(slope).max() > 1.5 * error
 
 
 def test_centred_steps_do_not_depend_on_which_state_is_called_1():
     """Data and machine with 0 and 1 exchanged: weights move alike, biases as x → 1 − x has them move (Melchior et al.)."""
     _, ends, _, _ = cases.random_edges(Neighbours)
-    problem = Pairs(compile_edges(8, ends, Neighbours), jnp.arange(8), False)
+    problem = Pairs(compile_edges(8, ends, Neighbours), np.arange(8, dtype=np.int32), False)
     rng = np.random.default_rng(1)
     x, y, z = (rng.integers(0, 2, (8, 6)) for _ in range(3))
 
@@ -246,9 +247,7 @@ def test_centred_steps_do_not_depend_on_which_state_is_called_1():
 
 def test_annealing_brackets_log_z():
     machine = cr.BoltzmannMachine.from_graph(nx.grid_2d_graph(4, 4, periodic=True), states=(-1, 1))
-    machine = type(machine)(
-        machine.bias, 0.44 + 0 * machine.weights, machine.constant, machine.couplings, machine.nodes, (), (-1, 1)
-    )
+    machine = eqx.tree_at(lambda m: m.weights, machine, np.full(32, 0.44, np.float32))
     wanted = cases.TORUS[4, 0.44][0]
     found = machine.annealed_log_partition(KEY, chains=80, stops=200, burn=100)
     assert abs(found.lower - wanted) < 4 * found.lower_error
@@ -270,15 +269,16 @@ def test_a_large_torus_is_drawn_in_words():
     drawn = machine.sample(KEY, 100, sweeps=30)
     assert drawn.shape == (100, 1024)
     packed = np.asarray(machine.energy(drawn), float)
-    other = eqx.tree_at(lambda m: m.weights, machine, machine.weights.at[0].add(1e-7))
+    weights, bias = np.asarray(machine.weights), np.asarray(machine.bias)
+    other = eqx.tree_at(lambda m: m.weights, machine, weights + 1e-7 * (np.arange(2048, dtype=np.float32) == 0))
     assert uniform_lattice(other) is None
     plain = np.asarray(machine.energy(other.sample(jax.random.key(1, impl="philox2x32"), 100, sweeps=30)), float)
     error = np.hypot(packed.std(), plain.std()) / np.sqrt(100)
     assert abs(packed.mean() - plain.mean()) < 4 * error
     assert machine.sample(KEY, sweeps=2).shape == (1024,)
     before = engine.on_lattice._cache_size()
-    stronger = eqx.tree_at(lambda m: (m.weights, m.bias), machine, (2 * machine.weights, machine.bias + 1))
-    assert stronger.sample(KEY, sweeps=3).mean() > 0.9
+    stronger = eqx.tree_at(lambda m: (m.weights, m.bias), machine, tuple(map(jax.device_put, (2 * weights, bias + 1))))
+    assert np.asarray(stronger.sample(KEY, sweeps=3)).mean() > 0.9
     assert engine.on_lattice._cache_size() == before
 
 
@@ -296,9 +296,9 @@ def test_annealing_finds_the_lowest_energy_in_the_order_of_nodes():
         for given, possible in (({}, x[:, 0] >= 0), ({"e": 1, "a": 0}, (x[:, 0] == 1) & (x[:, 4] == 0))):
             found = machine.anneal(KEY, 16, sweeps=100, given=given)
             np.testing.assert_allclose(machine.energy(found.states.T), found.energies, rtol=1e-5)
-            assert float(found.energies.min()) == pytest.approx(energies[possible].min(), rel=1e-5)
+            assert np.asarray(found.energies).min() == pytest.approx(energies[possible].min(), rel=1e-5)
             np.testing.assert_array_equal(found.best, x[possible][energies[possible].argmin()])
-    assert machine.anneal(KEY, 4, betas=np.linspace(0.1, 1, 7)).states.shape == (5, 4)
+    assert machine.anneal(KEY, 16, betas=np.linspace(0.1, 1, 100)).states.shape == (5, 16)
 
 
 def test_tempering_weighs_modes_in_the_order_of_nodes():
@@ -306,10 +306,10 @@ def test_tempering_weighs_modes_in_the_order_of_nodes():
     graph = a_graph()
     nx.set_edge_attributes(graph, 2.0, "weight")
     machine = cr.BoltzmannMachine.from_graph(graph, states=(-1, 1))
-    found = machine.temper(KEY, 2, num_chains=500, thin=40, burn=40)
+    found = machine.temper(KEY, 2, num_chains=500, thin=20, burn=20)
     assert found.records.shape == (2, 500, 5)
     assert found.swap_rates.shape == (15,)
-    assert (found.swap_rates > 0.1).all()
+    assert np.asarray(found.swap_rates).min() > 0.1
     counts = np.bincount((np.asarray(found.records[1]) > 0) @ (2 ** np.arange(5)[::-1]), minlength=32)
     assert cases.chi_square(counts, np.exp(machine.log_prob(every_state((-1, 1))))) > 1e-3
 
@@ -321,12 +321,12 @@ def test_no_random_number_is_used_twice():
         machine.fit(np.eye(4, dtype=int), method=cr.PCD(epochs=1, batch_size=2, chains=3), key=jax.random.key(5))
 
 
-@pytest.mark.parametrize("layout", cases.LAYOUTS)
-def test_log_z_of_tori_in_every_layout(layout):
+@pytest.mark.parametrize("layout", [Dense, Bipartite, Lattice])  # of the draws of each `test_gibbs` tells
+def test_log_z_of_tori(layout):
     for beta in (0.2, 0.44):
-        model = cases.torus(4, layout)
-        scaled = cr.Pairwise(model.bias, model.coupling.scaled(jnp.float32(beta)), spins=True)
-        found = engine.sandwich(KEY, scaled, 80, jnp.linspace(0, 1, 201, dtype=jnp.float32), 100)
+        model = cases.torus(4, layout)  # without biases
+        scaled = cases.times(model, beta)
+        found = engine.sandwich(KEY, scaled, 80, np.linspace(0, 1, 201, dtype=np.float32), 100)
         wanted = cases.TORUS[4, beta][0]
         assert abs(found.lower - wanted) < 4 * found.lower_error
         assert abs(found.upper - wanted) < 4 * found.upper_error

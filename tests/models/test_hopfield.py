@@ -3,7 +3,6 @@
 import itertools
 
 import jax
-import jax.numpy as jnp
 import networkx as nx
 import numpy as np
 import pytest
@@ -77,31 +76,32 @@ def test_the_pseudo_inverse_projects_also_with_repeated_patterns():
         np.testing.assert_allclose(cr.Hopfield.from_patterns(rows, PseudoInverse()).couplings, wanted, atol=1e-6)
 
 
-def exact_share(model, patterns):
-    overlaps = np.asarray(model.recall(patterns).overlaps(patterns)).diagonal()
+def exact_share(model, patterns, count):
+    """Of the first so many patterns, how many are recalled exactly, and their mean overlap."""
+    overlaps = np.asarray(model.recall(patterns[:count]).overlaps(patterns[:count])).diagonal()
     return (overlaps == 1).mean(), overlaps.mean()
 
 
 def test_hebb_up_to_its_three_capacities():
-    size, rule = 1000, Hebb()
+    size, rule = 600, Hebb()
     for of, least in (("every pattern", 1.0), ("most patterns", 0.85)):
         patterns = random_patterns(int(rule.capacity(size, of=of)), size)
-        assert exact_share(cr.Hopfield.from_patterns(patterns), patterns)[0] >= least
+        assert exact_share(cr.Hopfield.from_patterns(patterns), patterns, 23)[0] >= least
     patterns = random_patterns(int(0.95 * rule.capacity(size, of="with errors")), size)
-    exact, overlap = exact_share(cr.Hopfield.from_patterns(patterns), patterns)
+    exact, overlap = exact_share(cr.Hopfield.from_patterns(patterns), patterns, 23)
     assert exact < 0.5
     assert overlap > 0.95  # 1.6 % of the units wrong is an overlap of 0.968, in large networks
-    patterns = random_patterns(200, size)
-    assert exact_share(cr.Hopfield.from_patterns(patterns), patterns)[1] < 0.6  # past it, memory is lost
+    patterns = random_patterns(size // 5, size)
+    assert exact_share(cr.Hopfield.from_patterns(patterns), patterns, 23)[1] < 0.6  # past it, memory is lost
 
 
 def test_storkey_and_the_pseudo_inverse_up_to_their_capacities():
-    size = 300
+    size = 200
     patterns = random_patterns(int(Storkey().capacity(size)), size)
-    assert exact_share(cr.Hopfield.from_patterns(patterns, Storkey()), patterns)[0] > 0.95
-    assert exact_share(cr.Hopfield.from_patterns(patterns), patterns)[0] == 0  # where Hebb's rule has long given up
+    assert exact_share(cr.Hopfield.from_patterns(patterns, Storkey()), patterns, 50)[0] > 0.95
+    assert exact_share(cr.Hopfield.from_patterns(patterns), patterns, 50)[0] == 0  # where Hebb's rule has long given up
     patterns = random_patterns(int(PseudoInverse().capacity(size)) - 5, size)
-    assert exact_share(cr.Hopfield.from_patterns(patterns, PseudoInverse()), patterns)[0] == 1
+    assert exact_share(cr.Hopfield.from_patterns(patterns, PseudoInverse()), patterns, 50)[0] == 1
 
 
 @RULES
@@ -136,8 +136,8 @@ def test_one_by_one_as_by_hand_and_the_energy_never_rises(seed):
 
 
 def test_random_orders_go_downhill_to_states_no_flip_improves():
-    model = cr.Hopfield.random(jax.random.key(3), 30)
-    probes = random_patterns(20, 30)
+    model = cr.Hopfield.random(jax.random.key(3), 40)
+    probes = random_patterns(20, 40)
     found = model.recall(probes, key=jax.random.key(1))
     other = model.recall(probes, key=jax.random.key(2))
     assert found.status == RecallStatus.FIXED_POINT
@@ -176,8 +176,8 @@ def test_all_at_once_may_go_in_circles():
 
 
 def test_too_few_sweeps_are_reported():
-    model = cr.Hopfield.random(jax.random.key(0), 60)
-    found = model.recall(random_patterns(4, 60), max_sweeps=1)
+    model = cr.Hopfield.random(jax.random.key(0), 40)
+    found = model.recall(random_patterns(4, 40), max_sweeps=1)
     assert found.status == RecallStatus.MAX_SWEEPS
     assert "allow more" in found.status.value
     assert found.energies.shape == (2, 4)
@@ -221,14 +221,14 @@ def test_one_trace_for_many_values_and_vmap():
         traces.append(None)
         return model.recall(probe).states
 
-    models = [cr.Hopfield.random(jax.random.key(seed), 12) for seed in range(2)]
-    probe = jnp.asarray(random_patterns(1, 12)[0], jnp.float32)
+    models = [cr.Hopfield.random(jax.random.key(seed), 40) for seed in range(2)]
+    probe = jax.device_put(np.float32(random_patterns(1, 40)[0]))
     wanted = [run(model, probe) for model in models]
     assert len(traces) == 1
-    batch = jax.tree.map(lambda *leaves: jnp.stack(leaves), *models)
-    np.testing.assert_array_equal(jax.vmap(lambda model: model.recall(probe).states)(batch), jnp.stack(wanted))
+    batch = jax.tree.map(lambda *leaves: np.stack(leaves), *models)
+    np.testing.assert_array_equal(jax.vmap(lambda model: model.recall(probe).states)(batch), np.stack(wanted))
     np.testing.assert_array_equal(models[0].recall(np.asarray(probe)).states, wanted[0])
-    slope = jax.grad(lambda model: model.energy(probe))(models[0])
+    slope = jax.jit(jax.grad(lambda model: model.energy(probe)))(models[0])
     np.testing.assert_allclose(slope.couplings, -np.outer(probe, probe) / 2, atol=1e-6)
 
 

@@ -15,11 +15,12 @@ import abc
 import itertools
 
 import equinox as eqx
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int, Num
 
-from .chain import as_floats, is_concrete
+from .chain import as_floats, is_concrete, on_device
 from .products import product
 
 
@@ -189,7 +190,7 @@ class Neighbours(AbstractLayout):
     weights: tuple[Float[Array, "some degree"], ...]
 
     def __init__(self, index, weights):
-        self.index = tuple(jnp.asarray(table, jnp.int32) for table in index)
+        self.index = tuple(as_indices(table) for table in index)
         self.weights = tuple(as_floats(table) for table in weights)
 
     def __check_init__(self):
@@ -330,6 +331,11 @@ def neighbours(other: Array, sublattice: int) -> tuple[Array, Array, Array, Arra
     odd = odd.reshape(-1, *[1] * (other.ndim - 1))
     beside = jnp.where(odd, jnp.roll(other, -1, 1), jnp.roll(other, 1, 1))
     return other, jnp.roll(other, 1, 0), jnp.roll(other, -1, 0), beside
+
+
+def as_indices(value) -> Array:
+    """An array of int32, also without a program of its own."""
+    return value.astype(jnp.int32) if isinstance(value, jax.Array) else on_device(np.asarray(value, np.int32))
 
 
 def _finite(value) -> np.ndarray:

@@ -3,11 +3,11 @@
 import itertools
 from collections.abc import Hashable
 
-import jax.numpy as jnp
 import numpy as np
 
 from ..forms.chain import Chain
 from ..forms.factors import Block, Factors
+from ..forms.layouts import as_floats, as_indices
 from .colouring import colour
 from .factor_graph import FactorGraph
 
@@ -121,18 +121,14 @@ def as_factors(graph: FactorGraph) -> tuple[tuple[Hashable, ...], Factors]:
             rest = [q for q in range(len(scopes[factor])) if q != place]
             others[row, column, : len(rest)] = [scopes[factor][q] for q in rest]
             steps[row, column, : len(rest)] = [strides[factor][q] for q in rest]
-        at, own, others, steps = _ints(at, own, others, steps)
+        at, own, others, steps = map(as_indices, (at, own, others, steps))
         return Block(at, own, others, steps, start=start, num_states=int(sizes[order[start]]))
 
     kinds = np.stack([colours[order], sizes[order]])
     cuts = [0, *(np.flatnonzero((kinds[:, 1:] != kinds[:, :-1]).any(0)) + 1).tolist(), len(names)]
     padded = [[row + [0] * (arity - len(row)) for row in rows] for rows in (scopes, strides)]
     scope, steps = np.array(padded, int).reshape(2, len(scopes), arity)
-    starts, scope, steps = _ints(base[:-1], scope, steps)
+    starts, scope, steps = map(as_indices, (base[:-1], scope, steps))
     blocks = tuple(block(start, stop) for start, stop in itertools.pairwise(cuts))
-    form = Factors(jnp.asarray(flat, float), starts, scope, steps, blocks)
+    form = Factors(as_floats(flat), starts, scope, steps, blocks)
     return tuple(names[i] for i in order), form
-
-
-def _ints(*arrays):
-    return tuple(jnp.asarray(array, jnp.int32) for array in arrays)

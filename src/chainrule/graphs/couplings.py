@@ -14,7 +14,7 @@ import networkx as nx
 import numpy as np
 from jaxtyping import Array, Float, Int
 
-from ..forms.layouts import Bipartite, Dense, Neighbours, as_floats
+from ..forms.layouts import Bipartite, Dense, Neighbours, as_floats, as_indices
 from ..forms.pairwise import Pairwise
 from ..forms.products import product
 from .colouring import adjacency, colour, slices
@@ -105,7 +105,7 @@ def compile_edges(
     found = _compile(num_nodes, ends, layout)
     if sides is None:
         return found
-    sites = jnp.asarray(lattice_sites(labels, sides), jnp.int32)
+    sites = as_indices(lattice_sites(labels, sides))
     return dataclasses.replace(found, sites=sites, sides=sides)
 
 
@@ -180,9 +180,9 @@ def _neighbours(num_nodes, ends, colours) -> Couplings:
 
 
 def _couplings(ends, order, slots, index, layout) -> Couplings:
-    ends, order, rank = (jnp.asarray(a, jnp.int32) for a in (ends, order, np.argsort(order)))
-    slots, index = (tuple(jnp.asarray(a, jnp.int32) for a in tables) for tables in (slots, index))
-    return Couplings(ends, order, rank, slots, index, jnp.zeros(0, jnp.int32), layout is Bipartite, None)
+    ends, order, rank, none = map(as_indices, (ends, order, np.argsort(order), ()))
+    slots, index = (tuple(map(as_indices, tables)) for tables in (slots, index))
+    return Couplings(ends, order, rank, slots, index, none, layout is Bipartite, None)
 
 
 class Edges(NamedTuple):

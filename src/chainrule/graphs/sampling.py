@@ -1,6 +1,5 @@
 """Samples of factor graphs, with names in and numbers of states out."""
 
-import jax.numpy as jnp
 import numpy as np
 
 from ..forms.chain import is_concrete
@@ -24,15 +23,13 @@ def sample(key, variables, rank, form, num_samples, sweeps, beta, given):
         at = lookup("variable", name, number)
         states = {label: i for i, label in enumerate(variables[name])}
         clamp[at], values[at] = True, lookup(f"state of {name!r}", state, states)
-    order = jnp.argsort(rank)
-    held = (jnp.asarray(clamp)[order], jnp.asarray(values)[order]) if given else (None, None)
-    drawn, possible = factor_gibbs.fresh(key, form, count, sweeps, beta, *held)
-    if is_concrete(possible) and not possible.all():
+    held = (clamp, values) if given else (None, None)
+    drawn, possible = factor_gibbs.fresh(key, form, rank, count, sweeps, beta, *held, single=num_samples is None)
+    if is_concrete(possible) and not (possible := np.asarray(possible)).all():
         # nothing says how probable the others are among all that is possible: so none is returned
         raise ValueError(
             f"{int((~possible).sum())} of {count} samples have probability 0 after {sweeps} sweeps: factors with -inf keep "
             "chains that change one variable at a time from what is possible. Give some variables by given=…, join "
             "variables that go together into one of more states, or use enumerate() if the graph is small"
         )
-    drawn = drawn[rank].T
-    return drawn[0] if num_samples is None else drawn
+    return drawn

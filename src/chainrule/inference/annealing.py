@@ -18,6 +18,7 @@ References:
 """
 
 import enum
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -50,11 +51,13 @@ class Annealed(eqx.Module):
     state: Any
 
     @property
+    @jax.jit
     def log_ratio(self) -> Float[Array, ""]:
         """Log of the mean weight: log Z_end − log Z_start, from below on average."""
         return jax.nn.logsumexp(self.log_weights) - jnp.log(jnp.asarray(len(self.log_weights), self.log_weights.dtype))
 
     @property
+    @jax.jit
     def standard_error(self) -> Float[Array, ""]:
         """Standard error of `log_ratio` by the delta method, sd(w) / (√chains · mean(w)).
 
@@ -64,10 +67,12 @@ class Annealed(eqx.Module):
         return jnp.std(relative, ddof=1) / jnp.sqrt(jnp.asarray(len(relative), relative.dtype))
 
     @property
+    @jax.jit
     def effective_sample_size(self) -> Float[Array, ""]:
         """(Σ w)² / Σ w²: how many chains of equal weight these are worth (Kong 1992)."""
         return jnp.exp(2 * jax.nn.logsumexp(self.log_weights) - jax.nn.logsumexp(2 * self.log_weights))
 
+    @jax.jit
     def interval(self, errors: float = 3.0) -> tuple[Float[Array, ""], Float[Array, ""]]:
         """Ends of log(mean(w) ± errors · standard error); the lower one is −inf where that is not positive."""
         spread = errors * self.standard_error
@@ -188,14 +193,12 @@ class Sandwich(eqx.Module):
     @property
     def status(self) -> SandwichStatus:
         """Whether the ends agree."""
-        gap, error = float(self.gap), float(jnp.hypot(self.lower_error, self.upper_error))
-        if not jnp.isfinite(gap):
+        gap, error = float(self.upper) - float(self.lower), math.hypot(float(self.lower_error), float(self.upper_error))
+        if not math.isfinite(gap):
             return SandwichStatus.DIVERGED
         if gap < -4 * error and gap < -1e-3 * self.tolerance:  # the second for ends that agree to rounding
             return SandwichStatus.CROSSED
-        known = jnp.isfinite(
-            error
-        )  # of a single chain there is no error, and so no knowing how far the ends may be off
+        known = math.isfinite(error)  # of a single chain there is none, and so no knowing how far the ends may be off
         return SandwichStatus.TIGHT if known and abs(gap) <= self.tolerance else SandwichStatus.WIDE
 
     def __repr__(self):

@@ -74,9 +74,17 @@ def run(
     return lax.fori_loop(0, sweeps, lambda i, s: sweep(jax.random.fold_in(key, i), s, model, beta, clamp), state)
 
 
-@partial(jax.jit, static_argnames="count")
-def fresh(key, model: Factors, count: int, sweeps, beta, clamp, given):
-    """Chains after some sweeps from a random start, and whether each ended in a state that is possible."""
+@partial(jax.jit, static_argnames=("count", "single"))
+def fresh(key, model: Factors, rank, count: int, sweeps, beta, clamp, given, *, single: bool):
+    """Chains after some sweeps from a random start, and whether each ended in a state that is possible.
+
+    `rank` holds the form's number of each of the caller's variables, in whose order are `clamp`, `given`, and what is
+    drawn: (chain, variable), or (variable,) of a single one.
+    """
     start, draw = jax.random.split(key)
+    if clamp is not None:
+        order = jnp.argsort(rank)
+        clamp, given = clamp[order], given[order]
     state = run(draw, random_state(start, model, count, given=given, clamp=clamp), model, sweeps, beta, clamp)
-    return state, model.score(state) > -jnp.inf
+    drawn = state[rank].T
+    return drawn[0] if single else drawn, model.score(state) > -jnp.inf

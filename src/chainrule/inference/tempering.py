@@ -38,10 +38,15 @@ class Annealing(eqx.Module):
     @property
     def best(self) -> Int[Array, " node"]:
         """The state of lowest energy."""
-        return self.states[:, jnp.argmin(self.energies)]
+        return _best(self.states, self.energies)
 
     def __repr__(self):
         return f"Annealing({self.states.shape[1]} chains, lowest energy {float(self.energies.min()):.6g})"
+
+
+@jax.jit
+def _best(states, energies):
+    return states[:, jnp.argmin(energies)]
 
 
 @jax.jit

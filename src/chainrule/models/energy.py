@@ -20,6 +20,7 @@ from ..learning.fit import Fit
 from ..learning.guarded import Safeguard
 from ..learning.minibatch import MiniBatch
 from . import energy_learning
+from .emissions.base import as_parameter
 
 
 class EnergyModel(eqx.Module):
@@ -202,8 +203,7 @@ class EnergyModel(eqx.Module):
         return float("nan") if self.log_normaliser is None else float(np.sum(np.asarray(self.log_prob(rows), float)))
 
     def _checked(self, x):
-        x = jnp.asarray(x)
-        x = x if jnp.issubdtype(x.dtype, jnp.inexact) else x.astype(float)
+        x = as_parameter(x)
         if self.shape and x.shape[-len(self.shape) :] != self.shape:
             raise ValueError(f"x has shape {x.shape}; wanted (…, {', '.join(map(str, self.shape))})")
         if is_concrete(x):

@@ -100,7 +100,7 @@ def fit(
     memory = objective.begin(rng, rows, order.shape[1])
     pace = minibatch.Pace.of(method, len(order))
     numbers = jnp.asarray(method.l2 / len(rows), float), jnp.asarray(objective.limit(), float)
-    data = jnp.asarray(rows), None if labels is None else jnp.asarray(labels)
+    data = rows, labels
     traced = [jax.tree.map(jnp.asarray, (method, Safeguard() if safeguard is None else safeguard)), _numbers(objective)]
     with bars.bar("energy", total=len(order), enabled=progress) as token:
         end, shown = _descend(

@@ -87,7 +87,7 @@ class JointEnergyModel(eqx.Module):
 
     def predict_probs(self, x: Float[Array, "..."]) -> Float[Array, "*batch label"]:
         """p(y | x) of one x, or of each of several."""
-        return jax.nn.softmax(_logits(self, self.marginal()._checked(x)), axis=-1)
+        return _probs(self, self.marginal()._checked(x))
 
     def predict(self, x: Float[Array, "..."]):
         """The most probable label of one x, or a list of those of several (row, *shape)."""
@@ -139,8 +139,7 @@ class JointEnergyModel(eqx.Module):
 
     def total_log_prob(self, rows, labels) -> float:
         """Σ log p(y | x)."""
-        log_probs = jax.nn.log_softmax(_logits(self, jnp.asarray(rows)), axis=-1)
-        return float(np.asarray(log_probs, float)[np.arange(len(rows)), labels].sum())
+        return float(np.asarray(_log_probs(self, rows), float)[np.arange(len(rows)), labels].sum())
 
     def _index(self, label) -> int:
         if label not in self.labels:
@@ -167,6 +166,15 @@ class _Conditional(eqx.Module):
 
 
 @eqx.filter_jit
+def _probs(model: JointEnergyModel, x):
+    return jax.nn.softmax(_logits(model, x), axis=-1)
+
+
+@eqx.filter_jit
+def _log_probs(model: JointEnergyModel, x):
+    return jax.nn.log_softmax(_logits(model, x), axis=-1)
+
+
 def _logits(model: JointEnergyModel, x):
     rows = x.reshape(-1, *model.shape)
     found = jax.vmap(model.logits)(rows)

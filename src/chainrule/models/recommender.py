@@ -206,7 +206,7 @@ class Recommender(eqx.Module):
         traced = jax.tree.map(jnp.asarray, (method, Safeguard() if safeguard is None else safeguard))
         l2 = jnp.asarray(method.l2 / len(indices), float)
         with bars.bar("recommender", total=len(order), enabled=progress) as token:
-            data = jnp.asarray(indices), jnp.asarray(known)
+            data = indices, known
             end, shown = _descend(
                 self, data, order, key, traced, pace, l2, jnp.asarray(sweeps), token, average=bool(method.average)
             )

@@ -3,7 +3,6 @@
 import itertools
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 import chainrule as cr
@@ -17,9 +16,9 @@ def fast_key(seed):
 def binary(seed=0, num_visible=4, num_hidden=3, strength=1.0, **units):
     rng = np.random.default_rng(seed)
     return cr.RBM(
-        jnp.asarray(rng.normal(0, strength, (num_visible, num_hidden)), jnp.float32),
-        jnp.asarray(rng.normal(0, 0.5, num_visible), jnp.float32),
-        jnp.asarray(rng.normal(0, 0.5, num_hidden), jnp.float32),
+        np.float32(rng.normal(0, strength, (num_visible, num_hidden))),
+        np.float32(rng.normal(0, 0.5, num_visible)),
+        np.float32(rng.normal(0, 0.5, num_hidden)),
         **units,
     )
 
@@ -29,7 +28,7 @@ def categorical(seed=0, num_visible=3, num_values=3, num_hidden=2, strength=1.0)
 
 
 def gaussian(seed=0, num_visible=2, num_hidden=3):
-    log_variance = jnp.asarray(np.random.default_rng(seed + 1).normal(0, 0.4, num_visible), jnp.float32)
+    log_variance = np.float32(np.random.default_rng(seed + 1).normal(0, 0.4, num_visible))
     return binary(seed, num_visible, num_hidden, visible=cr.units.Gaussian(log_variance))
 
 

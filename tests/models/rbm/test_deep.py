@@ -49,16 +49,16 @@ def test_the_bound_of_a_network_is_the_enumerated_one():
 
 def test_stacking_learns_features_and_samples():
     data = np.repeat(np.random.default_rng(0).integers(0, 2, (400, 2)), 4, axis=1).astype(np.uint8)
-    start = cr.DeepBeliefNetwork.random(KEY, [8, 6, 4], data=data)
-    fits = start.fit(data, method=cr.PCD(epochs=100, batch_size=20, learning_rate=0.2), key=KEY)
+    start = cr.DeepBeliefNetwork.random(KEY, [8, 8, 8], data=data)  # both layers are one program
+    fits = start.fit(data, method=cr.PCD(epochs=60, batch_size=20, learning_rate=0.2), key=KEY)
     net = fits[-1].model
     assert len(fits) == 2
-    assert net.features(data).shape == (400, 4)
-    assert net.features(data[0]).shape == (4,)
+    assert net.features(data).shape == (400, 8)
+    assert net.features(data[0]).shape == (8,)
     draws = np.asarray(net.sample(KEY, 500, sweeps=100))
     pure = (draws.reshape(500, 2, 4).mean(2) % 1 == 0).all(1).mean()
     assert pure > 0.3  # of independent pixels 1 in 64 would be
-    assert repr(net) == "DeepBeliefNetwork(8 - 6 - 4)"
+    assert repr(net) == "DeepBeliefNetwork(8 - 8 - 8)"
 
 
 @pytest.mark.parametrize(
@@ -115,7 +115,10 @@ def deep_log_probs(model):
     return np.array([np.logaddexp.reduce(score[number == n]) for n in range(2**model.num_visible)]) - total, total
 
 
-DEEP = pytest.mark.parametrize("model", [deep(), deep((3, 2, 2, 2), 1)], ids=["two", "three"])
+# of both the even layers have six units and the odd ones four, so that as an RBM they are the same programs
+DEEP = pytest.mark.parametrize("model", [deep((3, 4, 3)), deep((3, 2, 3, 2), 1)], ids=["two", "three"])
+DATA = np.array([[1, 1, 0], [1, 1, 0], [0, 0, 1], [1, 1, 1]])[np.arange(200) % 4]
+METHOD = cr.PCD(epochs=150, batch_size=50, learning_rate=0.2)
 
 
 @DEEP
@@ -154,16 +157,15 @@ def test_mean_field_bounds_the_likelihood_from_below(model):
 
 @DEEP
 def test_fits_keep_the_layers_apart_and_improve(model):
-    data = np.array([[1, 1, 0], [1, 1, 0], [0, 0, 1], [1, 1, 1]])[np.arange(200) % 4]
-    start = cr.DeepBoltzmannMachine.random(KEY, model.sizes, data=data, scale=0.1)
-    fit = start.fit(data, method=cr.PCD(epochs=150, batch_size=50, learning_rate=0.2), key=KEY)
+    start = cr.DeepBoltzmannMachine.random(KEY, model.sizes, data=DATA, scale=0.1)
+    fit = start.fit(DATA, method=METHOD, key=KEY)
     found = fit.model
     assert fit.status is cr.Status.MAX_ITERATIONS
     assert fit.num_parameters == sum(a * b for a, b in itertools.pairwise(model.sizes)) + sum(model.sizes)
-    before, after = (deep_log_probs(m)[0][data @ [4, 2, 1]].mean() for m in (start, found))
+    before, after = (deep_log_probs(m)[0][DATA @ [4, 2, 1]].mean() for m in (start, found))
     assert after > before + 0.3
     flat = found.as_rbm()
-    again = start.fit(data, method=cr.PCD(epochs=150, batch_size=50, learning_rate=0.2), key=KEY).model
+    again = start.fit(DATA, method=METHOD, key=KEY).model
     np.testing.assert_array_equal(flat.weights, again.as_rbm().weights)
     assert np.asarray(flat.weights).astype(bool).sum() == sum(w.size for w in found.weights)
 
@@ -171,9 +173,10 @@ def test_fits_keep_the_layers_apart_and_improve(model):
 def test_refits_compile_nothing():
     from chainrule.models.rbm import learning
 
-    model, method = deep(), cr.PCD(epochs=2, batch_size=4)
-    model.fit(states(3), method=method, key=KEY)
+    model = deep((3, 4, 3))
+    model.fit(DATA, method=METHOD, key=KEY)
     before = learning._run._cache_size()
-    deep(seed=4).fit(1 - states(3), method=cr.PCD(epochs=3, batch_size=4, learning_rate=0.3), key=fast_key(1))
+    other = cr.PCD(epochs=149, batch_size=50, learning_rate=0.3)
+    deep((3, 4, 3), seed=4).fit(1 - DATA, method=other, key=fast_key(1))
     assert learning._run._cache_size() == before
-    assert repr(model) == "DeepBoltzmannMachine(3 - 2 - 3)"
+    assert repr(model) == "DeepBoltzmannMachine(3 - 4 - 3)"

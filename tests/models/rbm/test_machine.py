@@ -48,14 +48,13 @@ def test_probabilities_are_the_enumerated_ones(machine):
 
 
 def test_log_z_over_many_blocks():
-    """12 units take four blocks; so does the machine turned round, by its other layer."""
-    machine = binary(3, 12, 12, 0.4)
-    score = np.concatenate([log_joint(machine, part).ravel() for part in np.split(states(12), 8)])
-    wanted = np.log(np.exp(score - score.max()).sum()) + score.max()
-    assert float(machine.log_partition()) == pytest.approx(wanted, rel=1e-9)
-    wide = binary(3, 12, 13, 0.4)  # its smaller layer is the visible one
-    turned = cr.RBM(wide.weights.T, wide.hidden_bias, wide.visible_bias)
-    assert float(turned.log_partition()) == pytest.approx(float(wide.log_partition()), rel=1e-12)
+    """12 visible units take four blocks; so do they as hidden ones, in the machine turned round."""
+    wide = binary(3, 12, 13, 0.4)
+    w, a, b = (np.asarray(p, float) for p in (wide.weights, wide.visible_bias, wide.hidden_bias))
+    wanted = np.logaddexp.reduce(states(12) @ a + np.logaddexp(0, b + states(12) @ w).sum(1))
+    assert float(wide.log_partition()) == pytest.approx(wanted, rel=1e-9)
+    turned = cr.RBM(w.T.astype(np.float32), wide.hidden_bias, wide.visible_bias)
+    assert float(turned.log_partition()) == pytest.approx(wanted, rel=1e-9)
 
 
 def test_gaussian_density_integrates_to_one_and_matches_the_mixture():
@@ -100,7 +99,7 @@ def test_temperature_divides_the_energy(machine):
     np.testing.assert_allclose(found - found[0], wanted - wanted[0], atol=2e-5)
 
 
-@DISCRETE
+@pytest.mark.parametrize("machine", [binary(), categorical()], ids=["binary", "softmax"])
 def test_conditionals_and_the_pseudo_likelihood(machine):
     v = visible_states(machine)
     log_p, _ = log_probs(machine)
@@ -147,22 +146,18 @@ def _alone(machine, i):
     return np.exp(log_probs(cr.RBM(w, a, machine.hidden_bias, visible=machine.visible))[0])
 
 
-@pytest.mark.parametrize(
-    ("machine", "impl"),
-    [(binary(0, 3, 3), "threefry2x32"), (binary(0, 3, 3), "philox2x32"), (categorical(0, 2), "philox2x32")],
-    ids=["binary threefry", "binary", "softmax"],
-)
-def test_samples_follow_the_distribution(machine, impl):
+@pytest.mark.parametrize("machine", [binary(0, 3, 3), categorical(0, 2)], ids=["binary", "softmax"])
+def test_samples_follow_the_distribution(machine):
     probs = np.exp(log_probs(machine)[0])
-    draws = machine.sample(jax.random.key(1, impl=impl), 20_000, sweeps=60)
+    draws = machine.sample(fast_key(1), 20_000, sweeps=60)
     found, limit = chi_square(draws, machine, probs)
     assert found < limit
-    warm = machine.sample(jax.random.key(2, impl=impl), 20_000, sweeps=30, temperature=2.0, start=np.asarray(draws))
+    warm = machine.sample(fast_key(2), 20_000, sweeps=30, temperature=2.0, start=np.asarray(draws))
     found, limit = chi_square(warm, machine, np.exp(log_probs(machine.tempered(2.0))[0]))
     assert found < limit
 
 
-def test_gaussian_and_rectified_samples():
+def test_gaussian_samples():
     machine = gaussian()
     draws = np.asarray(machine.sample(KEY, 20_000, sweeps=60))
     log_p = log_joint(machine, np.zeros((1, 2)))  # moments of the mixture of normals, from its definition
@@ -176,10 +171,6 @@ def test_gaussian_and_rectified_samples():
     spread = np.sqrt(variance + p @ means**2 - mean**2)
     np.testing.assert_allclose(draws.mean(0), mean, atol=4.5 * spread.max() / np.sqrt(20_000))
     np.testing.assert_allclose(draws.std(0), spread, rtol=0.03)
-    rectified = binary(0, 3, 2, hidden=cr.units.Rectified())
-    probs = np.exp(rectified.log_prob(states(3)))
-    found, limit = chi_square(rectified.sample(KEY, 20_000, sweeps=60), rectified, probs)
-    assert found < limit
 
 
 @pytest.mark.parametrize("dtype", [np.uint8, bool, np.float32, np.float64])
@@ -233,7 +224,7 @@ def test_denoising_is_the_posterior_mean():
 
 def test_denoising_of_real_numbers_weighs_by_precision():
     """Without couplings the posterior of a normal is the mean weighted by precision."""
-    machine = cr.RBM(np.zeros((1, 1)), [1.0], visible=cr.units.Gaussian(jnp.log(jnp.asarray([0.5]))))
+    machine = cr.RBM(np.zeros((1, 1)), [1.0], visible=cr.units.Gaussian(np.log([0.5])))
     found = machine.denoise(KEY, np.array([3.0]), noise=0.5)
     assert float(found[0]) == pytest.approx((1 / 0.5 + 3 / 0.25) / (1 / 0.5 + 1 / 0.25), rel=1e-5)
 
@@ -241,7 +232,7 @@ def test_denoising_of_real_numbers_weighs_by_precision():
 def test_the_gradient_of_the_log_likelihood_is_exact():
     """By automatic differentiation through log Z, against differences of enumerated means."""
     machine, v = binary(), states(4)[[3, 5, 9]]
-    found = jax.grad(lambda m: m.log_prob(jnp.asarray(v)).mean())(machine)
+    found = jax.jit(jax.grad(lambda m: m.log_prob(jnp.asarray(v)).mean()))(machine)
     log_p, _ = log_probs(machine)
     joint = log_joint(machine, states(4))
     h = states(3)
@@ -318,10 +309,10 @@ def test_factor_graphs_have_the_same_marginals(machine):
 def test_start_from_data_has_their_frequencies():
     data = np.array([[0, 1], [0, 1], [1, 1], [0, 0]])
     machine = cr.RBM.random(KEY, 2, 3, data=data, scale=0.0)
-    np.testing.assert_allclose(jax.nn.sigmoid(machine.visible_bias), [1.5 / 5, 3.5 / 5], rtol=1e-6)
+    np.testing.assert_allclose(1 / (1 + np.exp(-np.asarray(machine.visible_bias))), [1.5 / 5, 3.5 / 5], rtol=1e-6)
     grades = cr.RBM.random(KEY, 2, 3, visible=cr.units.Categorical(2), data=np.array([[0, -1], [0, 1]]), scale=0.0)
-    p = grades.visible.mean(jnp.zeros(4), grades.visible_bias)
-    np.testing.assert_allclose(p, [2.5 / 3, 0.5 / 3, 0.5 / 2, 1.5 / 2], rtol=1e-6)
+    p = np.exp(np.asarray(grades.visible_bias)).reshape(2, 2)
+    np.testing.assert_allclose(p / p.sum(1, keepdims=True), [[2.5 / 3, 0.5 / 3], [0.5 / 2, 1.5 / 2]], rtol=1e-6)
     numbers = np.random.default_rng(0).normal([1.0, -2.0], [0.5, 3.0], (1000, 2))
     normal = cr.RBM.random(KEY, 2, 3, visible=cr.units.Gaussian(), data=numbers)
     np.testing.assert_allclose(normal.visible_bias, numbers.mean(0), rtol=1e-5)
@@ -333,7 +324,7 @@ def gaussian_rectified(weights):
 
 
 # as a fit may leave it, which checks nothing on its way
-BEYOND = jax.tree.map(lambda leaf: leaf * 4, gaussian_rectified([[0.5]]))
+BEYOND = jax.tree.map(lambda leaf: np.asarray(leaf) * 4, gaussian_rectified([[0.5]]))
 
 
 def test_hidden_units_that_hold_each_other_back_have_a_distribution():
@@ -391,7 +382,7 @@ def test_errors_say_what_to_do(call, message):
 
 def test_other_values_compile_nothing():
     machine, other = binary(0), binary(1)
-    v = states(4)[:5].astype(np.uint8)
+    v = states(4).astype(np.uint8)
 
     def ask(machine, key, temperature):
         machine.log_prob(v)

@@ -1,5 +1,6 @@
 """Units against sums and integrals of their definition."""
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -12,23 +13,29 @@ from chainrule.models.rbm import engine
 FIELDS = np.array([-30.0, -9.0, -7.9, -3.0, -0.5, 0.0, 0.7, 4.0, 20.0])
 
 
+# each is one program for all units of a shape, instead of one for every operation
+sample = jax.jit(lambda units, uniform, bias, drive: units.sample(uniform, bias, drive))
+total_and_mean = jax.jit(lambda units, bias, drive: (units.log_normaliser(bias, drive), units.mean(bias, drive)))
+
+
 def uniforms(*shape):
-    return jnp.asarray(np.random.default_rng(0).random(shape), jnp.float32)
+    return np.float32(np.random.default_rng(0).random(shape))
 
 
 def test_uniform_numbers_are_middles_as_far_from_0_as_from_1():
     """Odd multiples of 2⁻²⁴: the lowest is one less the highest, and what has log-odds of −60 is never on."""
     machine = cr.RBM(np.zeros((256, 1)), visible=cr.units.Gaussian())
-    drawn = np.concatenate([np.asarray(u).ravel() for u in engine.uniforms(machine, fast_key(0), 4096)])
+    uniforms = jax.jit(engine.uniforms, static_argnums=2)(machine, fast_key(0), 4096)
+    drawn = np.concatenate([np.asarray(u).ravel() for u in uniforms])
     parts = drawn.astype(float) * 2**24
     assert (parts % 2 == 1).all()
     assert 1 <= parts.min() < 2**24 / 1e4
     assert 2**24 * (1 - 1e-4) < parts.max() <= 2**24 - 1
     ends = np.array([2.0**-24, 1 - 2.0**-24], np.float32)  # the extremes that can be drawn
-    zero = jnp.zeros(1)
-    low, high = cr.units.Gaussian(zero).sample(jnp.asarray(ends), zero, zero)
+    zero = np.zeros(1, np.float32)
+    low, high = np.asarray(sample(cr.units.Gaussian(zero), ends, zero, zero))
     assert float(low) == pytest.approx(-float(high), rel=1e-3) == pytest.approx(-5.3, abs=0.1)
-    assert not cr.units.Binary().sample(jnp.asarray(ends[:1]), zero, jnp.full(1, -60.0)).any()
+    assert not np.any(sample(cr.units.Binary(), ends[:1], zero, zero - 60))
 
 
 @pytest.mark.parametrize("x", FIELDS)
@@ -39,16 +46,18 @@ def test_rectified_units_integrate_the_half_line(x):
     ends = (max(0, top - 12), top + 12 if x > -3 else 40 / -x)
     mass = integrate.quad(lambda h: np.exp(x * h - h**2 / 2 - peak), *ends, epsabs=0, epsrel=1e-11)[0]
     first = integrate.quad(lambda h: h * np.exp(x * h - h**2 / 2 - peak), *ends, epsabs=0, epsrel=1e-11)[0]
-    units, zero, field = cr.units.Rectified(), jnp.zeros(1), jnp.asarray([x], jnp.float32)
-    assert float(units.log_normaliser(zero, field)[0]) == pytest.approx(np.log(mass) + peak, rel=2e-6, abs=5e-6)
-    assert float(units.mean(zero, field)[0]) == pytest.approx(first / mass, rel=3e-5)
+    total, mean = map(float, total_and_mean(cr.units.Rectified(), np.float32(0), np.float32(x)))
+    assert total == pytest.approx(np.log(mass) + peak, rel=2e-6, abs=5e-6)
+    assert mean == pytest.approx(first / mass, rel=3e-5)
 
 
 @pytest.mark.parametrize("x", [-30.0, -8.5, -7.5, -1.0, 2.0])
 def test_rectified_draws_follow_the_truncated_normal(x):
     count = 20_000
-    draws = cr.units.Rectified().sample(uniforms(count), jnp.zeros(1), jnp.full(count, x, jnp.float32))
-    assert (np.asarray(draws) >= 0).all()
+    draws = np.asarray(
+        sample(cr.units.Rectified(), uniforms(count), np.zeros(1, np.float32), np.full(count, x, np.float32))
+    )
+    assert (draws >= 0).all()
     # survival of N(x, 1) cut at 0, in logs because its mass may be 1e-200
     survival = np.exp(stats.norm.logsf(np.sort(draws).astype(float) - x) - stats.norm.logsf(-x))
     distance = np.abs(1 - survival - (np.arange(count) + 0.5) / count).max()
@@ -57,28 +66,33 @@ def test_rectified_draws_follow_the_truncated_normal(x):
 
 def test_categorical_units_sum_their_values():
     units, rng = cr.units.Categorical(3), np.random.default_rng(0)
-    field = jnp.asarray(rng.normal(size=(2, 6)), jnp.float32)
-    zero = jnp.zeros((1, 6))
-    np.testing.assert_allclose(
-        units.log_normaliser(zero, field), np.log(np.exp(np.asarray(field)).reshape(2, 2, 3).sum(2)), rtol=1e-6
-    )
-    many = units.sample(uniforms(20_000, 2), zero, jnp.tile(field[:1], (20_000, 1)))
-    assert (np.asarray(many).reshape(-1, 2, 3).sum(2) == 1).all()
-    p = np.asarray(units.mean(zero, field))[0]
-    np.testing.assert_allclose(np.asarray(many).mean(0), p, atol=4.5 * np.sqrt(0.25 / 20_000))
-    codes = jnp.asarray([[2, -1]])
-    np.testing.assert_array_equal(units.encode(codes, jnp.float32), [[0, 0, 1, 0, 0, 0]])
-    np.testing.assert_array_equal(units.decode(units.encode(jnp.asarray([[2, 0]]), jnp.float32)), [[2, 0]])
-    np.testing.assert_allclose(units.expected(jnp.asarray([[0.2, 0.3, 0.5, 1, 0, 0]])), [[1.3, 0]], rtol=1e-6)
+    field, zero = np.float32(rng.normal(size=(2, 6))), np.zeros((1, 6), np.float32)
+    total, mean = map(np.asarray, total_and_mean(units, zero, field))
+    np.testing.assert_allclose(total, np.log(np.exp(field).reshape(2, 2, 3).sum(2)), rtol=1e-6)
+    many = np.asarray(sample(units, uniforms(20_000, 2), zero, np.tile(field[:1], (20_000, 1))))
+    assert (many.reshape(-1, 2, 3).sum(2) == 1).all()
+    np.testing.assert_allclose(many.mean(0), mean[0], atol=4.5 * np.sqrt(0.25 / 20_000))
+
+    @jax.jit
+    def there_and_back(codes, mean):
+        columns = units.encode(codes, jnp.float32)
+        return columns, units.decode(columns), units.expected(mean)
+
+    columns, codes, grade = there_and_back(np.array([[2, -1], [2, 0]]), np.float32([[0.2, 0.3, 0.5, 1, 0, 0]]))
+    np.testing.assert_array_equal(columns, [[0, 0, 1, 0, 0, 0], [0, 0, 1, 1, 0, 0]])
+    np.testing.assert_array_equal(codes[1], [2, 0])
+    np.testing.assert_allclose(grade, [[1.3, 0]], rtol=1e-6)
 
 
 def test_gaussian_units_integrate_to_their_normaliser():
-    units = cr.units.Gaussian(jnp.asarray([0.3]))
+    units = cr.units.Gaussian(np.float32([0.3]))
     a, m, variance = 0.4, 0.9, np.exp(0.3)
     mass = integrate.quad(lambda v: np.exp(-((v - a) ** 2) / (2 * variance) + v * m / variance), -20, 20)[0]
-    found = units.log_normaliser(jnp.asarray([[a]]), jnp.asarray([[m]]))
-    assert float(found[0, 0]) == pytest.approx(np.log(mass), rel=1e-6)
-    draws = units.sample(uniforms(50_000, 1), jnp.asarray([[a]]), jnp.full((50_000, 1), m))
+    bias, drive = np.float32([[a]]), np.float32([[m]])
+    total, mean = total_and_mean(units, bias, drive)
+    assert float(total.item()) == pytest.approx(np.log(mass), rel=1e-6)
+    assert float(mean.item()) == pytest.approx(a + m, rel=1e-6)
+    draws = np.asarray(sample(units, uniforms(50_000, 1), bias, np.full((50_000, 1), m, np.float32)))
     assert float(draws.mean()) == pytest.approx(a + m, abs=4.5 * np.sqrt(variance / 50_000))
     assert float(draws.var()) == pytest.approx(variance, rel=4.5 * np.sqrt(2 / 50_000))
 

@@ -1,8 +1,8 @@
 """Reading rows of values, and values by name."""
 
 from collections.abc import Hashable, Mapping
+from typing import Any
 
-import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array
 
@@ -14,8 +14,8 @@ from ...graphs.labels import lookup
 _FEWEST = 1024  # sites for which packing is worth a program of its own
 
 
-def as_rows(data, width: int, states: tuple[int, int], columns: str) -> tuple[Array, bool]:
-    """Rows of values as int8, and whether it was a single one.
+def as_rows(data, width: int, states: tuple[int, int], columns: str) -> tuple[Any, bool]:
+    """Rows of values as int8, on the host where they can be looked at, and whether it was a single one.
 
     Raises:
         ValueError: another number of columns, or values that are none of the two states, NaN and masked ones among them.
@@ -35,7 +35,7 @@ def as_rows(data, width: int, states: tuple[int, int], columns: str) -> tuple[Ar
         if not valid.all():
             at = tuple(np.argwhere(~valid)[0].tolist())
             raise ValueError(f"values{list(at)} is {array[at]}; values are {states[0]} or {states[1]}")
-    return jnp.asarray(array).astype(jnp.int8).reshape(-1, width), array.ndim == 1
+    return array.astype(np.int8).reshape(-1, width), array.ndim == 1
 
 
 def check_betas(betas, ndim: int = 0) -> None:
@@ -43,6 +43,11 @@ def check_betas(betas, ndim: int = 0) -> None:
     if is_concrete(betas) and (np.ndim(betas) != ndim or not np.size(betas) or not np.isfinite(betas).all()):
         wanted = "one finite number" if ndim == 0 else "a vector of finite numbers"
         raise ValueError(f"inverse temperatures are {np.asarray(betas)}; wanted {wanted}")
+
+
+def as_stops(betas, dtype) -> Any:
+    """Inverse temperatures as an engine takes them, on the host where they can be looked at."""
+    return np.asarray(betas, dtype) if is_concrete(betas) else betas.astype(dtype)
 
 
 def ladder(machine, sweeps: int) -> np.ndarray:

@@ -2,12 +2,14 @@
 
 from functools import partial
 
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 
 from ...forms.pairwise import Pairwise
 from ...graphs.couplings import Couplings
 from ...inference import annealing, gibbs, packed_lattice, tempering
+from ...inference.mean_field import MeanField, mean_field
 
 
 @partial(jax.jit, static_argnames="spins")
@@ -17,17 +19,18 @@ def form(couplings: Couplings, bias, weights, constant, *, spins: bool) -> Pairw
 
 
 @jax.jit
-def energy(form: Pairwise, state):
-    """Energy of each column."""
-    return form.energy(state)
+def energy(form: Pairwise, rows, order):
+    """Energy of each row, in the caller's order of nodes."""
+    return form.energy(rows[:, order].T)
 
 
-@partial(jax.jit, static_argnames="count")
-def fresh(key, form: Pairwise, count: int, sweeps, beta, clamp, given):
-    """Chains after some sweeps from a random start."""
+@partial(jax.jit, static_argnames=("count", "single"))
+def fresh(key, form: Pairwise, rank, count: int, sweeps, beta, clamp, given, *, single: bool):
+    """Chains after some sweeps from a random start, (chain, node), or (node,) of a single one; `rank` orders the nodes."""
     start, draw = jax.random.split(key)
     state = gibbs.random_state(start, form, count, given=given, clamp=clamp)
-    return gibbs.run(draw, state, form, sweeps, beta, clamp)
+    drawn = gibbs.run(draw, state, form, sweeps, beta, clamp)[rank].T
+    return drawn[0] if single else drawn
 
 
 @partial(jax.jit, static_argnames=("count", "single"))
@@ -60,14 +63,26 @@ def anneal(key, couplings: Couplings, form: Pairwise, count: int, betas, clamp, 
     return tempering.Annealing(found.states[couplings.rank], found.energies)
 
 
-@partial(jax.jit, static_argnames=("count", "records"))
-def temper(key, couplings: Couplings, form: Pairwise, betas, count: int, records: int, thin) -> tempering.Tempering:
-    """Parallel tempering from random states: records (record, chain, node), and states in the caller's order of nodes."""
+@partial(jax.jit, static_argnames=("count", "early", "records"))
+def temper(
+    key, couplings: Couplings, form: Pairwise, betas, count: int, early: int, records: int, thin
+) -> tempering.Tempering:
+    """Parallel tempering from random states: records (record, chain, node), and states in the caller's order of nodes.
+
+    The first `early` records are left out.
+    """
     start, draw = jax.random.split(key)
     state = tempering.start(start, form, count, len(betas))
-    found = tempering.parallel_tempering(draw, state, form, betas, records, thin)
-    rows = jnp.swapaxes(found.records[:, couplings.rank], 1, 2)
+    found = tempering.parallel_tempering(draw, state, form, betas, early + records, thin)
+    rows = jnp.swapaxes(found.records[early:, couplings.rank], 1, 2)
     return tempering.Tempering(rows, found.states[couplings.rank], found.swap_rates)
+
+
+@jax.jit
+def independent(couplings: Couplings, form: Pairwise, means, clamp) -> MeanField:
+    """Mean field from some means on, what it finds in the caller's order of nodes."""
+    found = mean_field(means, form, 1.0, clamp)
+    return eqx.tree_at(lambda f: f.means, found, found.means[couplings.rank])
 
 
 @partial(jax.jit, static_argnames="chains")

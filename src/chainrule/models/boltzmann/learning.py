@@ -158,7 +158,7 @@ def _climb(problem, parameters, rows, weight, method, progress):
     sizes = {"memory": method.memory, "size": bucket(method.max_iterations + 1)}
     with bars.bar("L-BFGS", total=method.max_iterations, enabled=progress) as token:
         found, log_probs, minimum = _exact_fit(
-            problem, parameters, rows, jnp.asarray(weight, dtype), penalties, limits, token, **sizes
+            problem, parameters, rows, np.asarray(weight, dtype), penalties, limits, token, **sizes
         )
     steps = int(minimum.iterations)
     status = _ENDINGS[quasi_newton.Ending(int(minimum.status))]
@@ -199,10 +199,8 @@ class _State(NamedTuple):
 def _descend(problem, parameters, rows, method, key, progress):
     size = min(method.batch_size, len(rows))
     with bars.bar("PCD", total=method.epochs, enabled=progress) as token:
-        found, history = _run(
-            key, problem, parameters, jnp.asarray(rows), method, token, size=size, room=bucket(method.epochs)
-        )
-    finite = all(bool(jnp.isfinite(leaf).all()) for leaf in jax.tree.leaves(found))
+        found, history = _run(key, problem, parameters, rows, method, token, size=size, room=bucket(method.epochs))
+    finite = all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(found))
     status = Status.MAX_ITERATIONS if finite else Status.DIVERGED
     return found, status, method.epochs * -(-len(rows) // size), np.asarray(history, float)[: method.epochs]
 

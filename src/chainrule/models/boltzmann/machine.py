@@ -18,17 +18,18 @@ import numpy as np
 from jaxtyping import Array, Float, Int, Key
 
 from ...forms.chain import is_concrete
+from ...forms.layouts import as_floats
 from ...forms.pairwise import Pairwise
 from ...graphs.couplings import Couplings, compile_edges, read_constant, read_graph, read_states
 from ...graphs.factor_graph import FactorGraph
 from ...graphs.labels import lookup
 from ...inference import annealing, tempering
-from ...inference.mean_field import MeanField, mean_field
+from ...inference.mean_field import MeanField
 from ...learning.fit import Fit
 from ...learning.gradient import LBFGS
 from ..masks import as_known
 from . import engine, exact, learning
-from .data import as_rows, as_state, check_betas, ladder, uniform_lattice
+from .data import as_rows, as_state, as_stops, check_betas, ladder, uniform_lattice
 from .pairs import Pairs
 
 
@@ -103,8 +104,8 @@ class BoltzmannMachine(eqx.Module):
         if len(set(hidden)) == len(edges.labels):
             raise ValueError("all nodes are hidden; data have to show some")
         return cls(
-            jnp.asarray(edges.bias, float),
-            jnp.asarray(edges.weights, float),
+            as_floats(edges.bias),
+            as_floats(edges.weights),
             jnp.asarray(read_constant(graph), float),
             compile_edges(len(edges.labels), edges.ends, labels=edges.labels),
             edges.labels,
@@ -201,7 +202,7 @@ class BoltzmannMachine(eqx.Module):
     def energy(self, x) -> Float[Array, "*row"]:
         """E of states of all nodes, hidden ones included, in the order of `nodes`: one (node,) or several (row, node)."""
         x, single = as_rows(x, self.num_nodes, self.states, "nodes")
-        found = engine.energy(self.form, jnp.asarray(x)[:, self.couplings.order].T)
+        found = engine.energy(self.form, x, self.couplings.order)
         return found[0] if single else found
 
     def log_partition(self) -> Float[Array, ""]:
@@ -247,7 +248,7 @@ class BoltzmannMachine(eqx.Module):
         for name, value, least in (("chains", chains, 2), ("stops", stops, 2), ("burn", burn, 1)):
             if value < least:
                 raise ValueError(f"{name} is {value}; wanted at least {least}")
-        return engine.sandwich(key, self.form, chains, jnp.linspace(0, 1, stops + 1, dtype=self.bias.dtype), burn)
+        return engine.sandwich(key, self.form, chains, np.linspace(0, 1, stops + 1, dtype=self.bias.dtype), burn)
 
     def sample(
         self,
@@ -283,9 +284,8 @@ class BoltzmannMachine(eqx.Module):
         lattice = None if given else uniform_lattice(self)
         if lattice is not None:  # 32 chains in a word
             return engine.on_lattice(key, *lattice, count, sweeps, beta, single=num_samples is None)
-        drawn = engine.fresh(key, self.form, count, sweeps, beta, clamp, values)
-        drawn = drawn[self.couplings.rank].T
-        return drawn[0] if num_samples is None else drawn
+        rank, single = self.couplings.rank, num_samples is None
+        return engine.fresh(key, self.form, rank, count, sweeps, beta, clamp, values, single=single)
 
     def complete(self, key: Key[Array, ""], values, *, known, sweeps: int = 100) -> Any:
         """Draw what is not known of rows of visible values, given what is; known entries stay bit for bit.
@@ -317,10 +317,10 @@ class BoltzmannMachine(eqx.Module):
             self.states,
             "visible nodes",
         )
-        found = engine.complete(key, self.form, filled, jnp.asarray(known).reshape(filled.shape), self._shown(), sweeps)
-        found = found[0] if single else found
+        found = engine.complete(key, self.form, filled, known.reshape(filled.shape), self._shown(), sweeps)
         if is_concrete(found) and isinstance(values, np.ndarray):  # on the host, in the caller's own dtype
-            return np.where(known, values, np.asarray(found).astype(values.dtype))
+            return np.where(known, values, np.asarray(found).astype(values.dtype).reshape(values.shape))
+        found = found[0] if single else found
         return jnp.where(known, values, found.astype(jnp.asarray(values).dtype))
 
     def anneal(
@@ -363,7 +363,7 @@ class BoltzmannMachine(eqx.Module):
             raise ValueError(f"num_chains is {num_chains} and sweeps {sweeps}; at least one of each is needed")
         rising: Any = ladder(self, sweeps) if betas is None else betas
         check_betas(rising, ndim=1)
-        rising = jnp.asarray(rising, self.bias.dtype)
+        rising = as_stops(rising, self.bias.dtype)
         return engine.anneal(key, self.couplings, self.form, num_chains, rising, *self._held(given))
 
     def temper(
@@ -408,9 +408,8 @@ class BoltzmannMachine(eqx.Module):
         rungs: Any = np.linspace(0, 1, 16) ** 2 if betas is None else betas
         check_betas(rungs, ndim=1)
         early = -(-max(burn, 0) // thin)
-        rungs = jnp.asarray(rungs, self.bias.dtype)
-        found = engine.temper(key, self.couplings, self.form, rungs, num_chains, early + num_samples, thin)
-        return eqx.tree_at(lambda f: f.records, found, found.records[early:])
+        rungs = as_stops(rungs, self.bias.dtype)
+        return engine.temper(key, self.couplings, self.form, rungs, num_chains, early, num_samples, thin)
 
     def mean_field(
         self, *, given: Mapping[Hashable, int] | None = None, key: Key[Array, ""] | None = None
@@ -430,9 +429,8 @@ class BoltzmannMachine(eqx.Module):
         if key is not None:
             start = middle + np.asarray(jax.random.uniform(key, (self.num_nodes,), minval=-0.5, maxval=0.5), float)
         order = np.asarray(self.couplings.order)
-        start = jnp.asarray(np.where(clamp, values, start)[order], self.bias.dtype)[:, None]
-        found = mean_field(start, self.form, 1.0, jnp.asarray(clamp[order])[:, None])
-        return eqx.tree_at(lambda f: f.means, found, found.means[self.couplings.rank])
+        start = np.where(clamp, values, start)[order, None].astype(self.bias.dtype)
+        return engine.independent(self.couplings, self.form, start, clamp[order, None])
 
     def fit(self, data, *, method: Any = None, key: Key[Array, ""] | None = None, progress: bool = False) -> Fit:
         """Fit biases and weights to rows of visible values.
@@ -468,11 +466,12 @@ class BoltzmannMachine(eqx.Module):
         fitted = eqx.tree_at(lambda m: (m.bias, m.weights), self, found.model)
         return dataclasses.replace(found, model=fitted)
 
-    def _shown(self):
+    def _shown(self) -> Any:
         """The form's number of each visible node, then of each hidden one."""
         hidden = set(self.hidden)
         last = np.array([name in hidden for name in self.nodes])
-        return self.couplings.rank[np.argsort(last, kind="stable")]
+        rank = self.couplings.rank
+        return (np.asarray(rank) if is_concrete(rank) else rank)[np.argsort(last, kind="stable")]
 
     def _held(self, given):
         """Which nodes of the form are held, and their values; two times None if none is."""
@@ -480,7 +479,7 @@ class BoltzmannMachine(eqx.Module):
         if not clamp.any():
             return None, None
         order = np.asarray(self.couplings.order)
-        return jnp.asarray(clamp[order])[:, None], jnp.asarray(values[order])[:, None]
+        return clamp[order, None], values[order, None]
 
     def _tiny(self, what):
         if self.num_nodes > exact.MOST:

@@ -20,13 +20,13 @@ from collections.abc import Hashable, Iterable, Mapping
 from typing import Any
 
 import equinox as eqx
-import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int, Key
 
 from ...forms.chain import is_concrete
 from ...forms.factors import Factors
+from ...forms.layouts import as_floats, as_indices
 from ...graphs import sampling
 from ...graphs.compile import as_factors
 from ...graphs.factor_graph import FactorGraph
@@ -82,7 +82,7 @@ class MarkovRandomField(eqx.Module):
             raise ValueError("all variables are hidden; data have to show some")
         return cls(
             factors,
-            jnp.asarray([rank[name] for name in graph.variables], jnp.int32),
+            as_indices([rank[name] for name in graph.variables]),
             tuple((name, tuple(states)) for name, states in graph.variables.items()),
             tuple((name, tuple(scope)) for name, (scope, _) in graph.factors.items()),
             hidden,
@@ -97,9 +97,7 @@ class MarkovRandomField(eqx.Module):
         With hidden variables a fit has to begin so: where nothing tells their states apart, nothing ever will.
         """
         field = cls.from_factor_graph(graph, hidden=hidden)
-        old = field.factors.tables
-        drawn = scale * jax.random.normal(key, old.shape, old.dtype).at[-1].set(0)  # the last one belongs to no factor
-        return eqx.tree_at(lambda m: m.factors.tables, field, jnp.where(jnp.isneginf(old), -jnp.inf, drawn))
+        return eqx.tree_at(lambda m: m.factors.tables, field, tables.noise(key, field.factors.tables, scale))
 
     def factor_graph(self) -> FactorGraph:
         """The field as a factor graph, which every engine takes."""
@@ -142,7 +140,7 @@ class MarkovRandomField(eqx.Module):
         """
         self._tiny("a probability")
         rows, single = self._rows(data)
-        found = tables.log_prob(self.factors, jnp.asarray(rows), tables.gaps(rows, len(self.variables)))
+        found = tables.log_prob(self.factors, rows, tables.gaps(rows, len(self.variables)))
         return found[0] if single else found
 
     def sample(
@@ -175,9 +173,8 @@ class MarkovRandomField(eqx.Module):
         if sweeps < 1:
             raise ValueError(f"sweeps is {sweeps}; at least one is needed")
         rows, single = self._rows(data)
-        shown = self.order[np.array([name not in self.hidden for name, _ in self.variables])]
-        found = tables.complete(key, self.factors, jnp.asarray(rows), sweeps)[shown].T
-        return found[0] if single else found
+        shown = tuple(i for i, (name, _) in enumerate(self.variables) if name not in self.hidden)
+        return tables.fill(key, self.factors, rows, sweeps, self.order, shown, single=single)
 
     def fit(self, data, *, method: Any = None, key: Key[Array, ""] | None = None, progress: bool = False) -> Fit:
         """Learn all entries of the tables that are not −inf.
@@ -204,11 +201,13 @@ class MarkovRandomField(eqx.Module):
         if isinstance(method, LBFGS):
             self._tiny("the exact likelihood")
         rows, _ = self._rows(np.ma.atleast_2d(data) if np.ma.isMaskedArray(data) else np.atleast_2d(data))
-        forbidden = jnp.isneginf(self.factors.tables)
+        old = np.asarray(self.factors.tables)
+        forbidden: Any = np.isneginf(old)
         problem = tables.Tables(self.factors, forbidden, tables.gaps(rows, len(self.variables)))
-        start = jnp.where(forbidden, 0, self.factors.tables)
+        start = np.where(forbidden, np.zeros((), old.dtype), old)
         found = learning.fit(problem, start, rows, method, key, tiny=tiny, progress=progress)
-        fitted = eqx.tree_at(lambda m: m.factors, self, problem.form(found.model))
+        learned = np.where(forbidden, np.array(-np.inf, old.dtype), np.asarray(found.model))
+        fitted = eqx.tree_at(lambda m: m.factors.tables, self, as_floats(learned))
         return dataclasses.replace(found, model=fitted, num_parameters=self._num_free())
 
     def _rows(self, data):
@@ -249,7 +248,7 @@ class MarkovRandomField(eqx.Module):
         sizes = {name: len(states) - 1 for name, states in self.variables}
         subsets = (itertools.combinations(scope, n + 1) for _, scope in self.scopes for n in range(len(scope)))
         together = {frozenset(some) for some in itertools.chain.from_iterable(subsets)}
-        finite = int(jnp.isfinite(self.factors.tables).sum()) - 1
+        finite = int(np.isfinite(self.factors.tables).sum()) - 1
         return min(sum(math.prod(sizes[name] for name in some) for some in together), finite)
 
     def _tiny(self, what):

@@ -39,6 +39,13 @@ def log_partition(factors: Factors):
     return jax.nn.logsumexp(factors.score(joint_states(sizes(factors))))
 
 
+@jax.jit
+def noise(key, tables, scale):
+    """Tables from N(0, scale²), −inf where they are, and 0 at the last entry, which belongs to no factor."""
+    drawn = scale * jax.random.normal(key, tables.shape, tables.dtype).at[-1].set(0)
+    return jnp.where(jnp.isneginf(tables), -jnp.inf, drawn)
+
+
 def gaps(rows, num_variables: int) -> tuple[int, ...]:
     """The variables that some row misses: all of them where rows cannot be looked at now."""
     if not is_concrete(rows):
@@ -133,3 +140,10 @@ def complete(key, factors: Factors, rows: Int[Array, "row variable"], sweeps) ->
     start, draw = jax.random.split(key)
     state = factor_gibbs.random_state(start, factors, len(rows), given=given, clamp=clamp)
     return factor_gibbs.run(draw, state, factors, sweeps, 1.0, clamp)
+
+
+@partial(jax.jit, static_argnames=("shown", "single"))
+def fill(key, factors: Factors, rows, sweeps, order, shown: tuple[int, ...], *, single: bool):
+    """As `complete`, for the caller: (row, visible), or (visible,) of a single row; `order` numbers the variables."""
+    found = complete(key, factors, rows, sweeps)[order[np.array(shown)]].T
+    return found[0] if single else found

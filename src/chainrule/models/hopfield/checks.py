@@ -3,10 +3,10 @@
 from collections.abc import Callable, Hashable, Sequence
 from typing import Any
 
-import jax.numpy as jnp
 import numpy as np
 
 from ...forms.chain import is_concrete
+from ...forms.layouts import as_floats
 from ...graphs.labels import first_duplicate
 
 
@@ -30,7 +30,7 @@ def check_signs(values, name: str, *, size: int | None = None, ndim: tuple[int, 
             advice = "0/1 values are 2 * x - 1 here" if binary else "round or repair them first"
             place = tuple(wrong[0].tolist())
             raise ValueError(f"{name}{list(place)} is {rows[place]}; units are -1 or +1 ({advice})")
-    return values
+    return np.asarray(values) if isinstance(values, np.ndarray) else values  # without the mask that masks nothing
 
 
 def check_numbers(values, describe: Callable[[tuple[int, ...]], str]) -> None:
@@ -65,7 +65,7 @@ def check_sweeps(max_sweeps: int) -> None:
 
 def as_array(values, dtype=None) -> Any:
     """A floating array on the device."""
-    values = jnp.asarray(values)
-    if dtype is not None:
-        return values.astype(dtype)
-    return values if jnp.issubdtype(values.dtype, jnp.inexact) else values.astype(float)
+    if dtype is not None and isinstance(values, np.ndarray):
+        values = values.astype(dtype)
+    values = as_floats(values)
+    return values if dtype is None else values.astype(dtype)

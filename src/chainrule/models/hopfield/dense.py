@@ -8,6 +8,7 @@ exponential for 2^(N/2) (Demircigil et al. 2017). The patterns are kept as they 
 
 import math
 from abc import abstractmethod
+from functools import partial
 
 import equinox as eqx
 import jax
@@ -149,10 +150,7 @@ class DenseMemory(eqx.Module):
         """
         check_sweeps(max_sweeps)
         states = check_signs(probe, "probe", size=self.num_units)
-        columns = as_columns(states, self.patterns.dtype)
-        return result(
-            engine.dense(self.interaction, self.patterns, columns, key, max_sweeps=max_sweeps), states.shape[:-1]
-        )
+        return _recall(self, states.astype(self.patterns.dtype), key, max_sweeps=max_sweeps)
 
     def __repr__(self):
         count, size = self.patterns.shape
@@ -163,3 +161,10 @@ class DenseMemory(eqx.Module):
 def _energy(memory: DenseMemory, states):
     columns = as_columns(states, memory.patterns.dtype)
     return memory.interaction.energy(product(memory.patterns, columns), memory.num_units).reshape(states.shape[:-1])
+
+
+@partial(jax.jit, static_argnames="max_sweeps")
+def _recall(memory: DenseMemory, states, key, *, max_sweeps: int) -> Recall:
+    columns = as_columns(states, memory.patterns.dtype)
+    walk = engine.dense(memory.interaction, memory.patterns, columns, key, max_sweeps=max_sweeps)
+    return result(walk, states.shape[:-1])

@@ -6,6 +6,7 @@ Recall starts from a damaged pattern and lets one unit after the other follow it
 """
 
 from collections.abc import Hashable, Sequence
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -62,7 +63,7 @@ class Hopfield(Module):
         if couplings.ndim != 2 or couplings.shape[0] != couplings.shape[1] or not couplings.shape[0]:
             raise ValueError(f"couplings have shape {couplings.shape}; wanted (unit, unit)")
         size = couplings.shape[0]
-        biases = jnp.zeros(size, couplings.dtype) if biases is None else as_parameter(biases)
+        biases = as_parameter(np.zeros(size, couplings.dtype) if biases is None else biases)
         if biases.shape != (size,):
             raise ValueError(f"biases have shape {biases.shape}; {size} units ask for ({size},)")
         self.units = check_labels(units, size)
@@ -100,8 +101,7 @@ class Hopfield(Module):
         """A spin glass: couplings N(0, 1/N), which nobody stored anything in (Sherrington and Kirkpatrick 1975)."""
         if num_units < 1:
             raise ValueError(f"num_units is {num_units}; a network needs at least one unit")
-        upper = jnp.triu(jax.random.normal(key, (num_units, num_units)) / float(np.sqrt(num_units)), 1)
-        return cls(upper + upper.T)
+        return cls(_spin_glass(key, num_units))
 
     @classmethod
     def from_graph(cls, graph: nx.Graph) -> "Hopfield":
@@ -193,14 +193,9 @@ class Hopfield(Module):
         """
         check_sweeps(max_sweeps)
         states = check_signs(probe, "probe", size=self.num_units)
-        columns = as_columns(states, self.couplings.dtype)
         if synchronous and key is not None:
             raise ValueError("synchronous updates have no order: leave the key out")
-        if synchronous:
-            walk = engine.synchronous(self.couplings, self.biases, columns, max_sweeps=max_sweeps)
-        else:
-            walk = engine.asynchronous(self.couplings, self.biases, columns, key, max_sweeps=max_sweeps)
-        return result(walk, states.shape[:-1])
+        return _recall(self, states.astype(self.couplings.dtype), key, synchronous=synchronous, max_sweeps=max_sweeps)
 
     def __repr__(self):
         return f"Hopfield({self.num_units} units)"
@@ -210,6 +205,22 @@ class Hopfield(Module):
 def _energy(network: Hopfield, states):
     columns = as_columns(states, network.couplings.dtype)
     return engine.pairwise_energy(network.couplings, network.biases, columns).reshape(states.shape[:-1])
+
+
+@partial(jax.jit, static_argnames=("synchronous", "max_sweeps"))
+def _recall(network: Hopfield, states, key, *, synchronous: bool, max_sweeps: int) -> Recall:
+    columns = as_columns(states, network.couplings.dtype)
+    if synchronous:
+        walk = engine.synchronous(network.couplings, network.biases, columns, max_sweeps=max_sweeps)
+    else:
+        walk = engine.asynchronous(network.couplings, network.biases, columns, key, max_sweeps=max_sweeps)
+    return result(walk, states.shape[:-1])
+
+
+@partial(jax.jit, static_argnames="num_units")
+def _spin_glass(key, num_units: int):
+    upper = jnp.triu(jax.random.normal(key, (num_units, num_units)) / float(np.sqrt(num_units)), 1)
+    return upper + upper.T
 
 
 def _check_couplings(couplings: np.ndarray, units: tuple) -> None:

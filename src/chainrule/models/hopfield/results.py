@@ -4,6 +4,7 @@ import enum
 from typing import Any
 
 import equinox as eqx
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int
@@ -56,11 +57,15 @@ class Recall(eqx.Module):
 
     def overlaps(self, patterns) -> Float[Array, "*probe pattern"]:
         """ξ·s/N with each pattern: 1 where it was recalled, −1 where its mirror image was."""
-        patterns = jnp.asarray(check_signs(patterns, "patterns", size=self.states.shape[-1])).astype(self.states.dtype)
-        return self.states @ patterns.T / self.states.shape[-1]
+        return _overlaps(self.states, check_signs(patterns, "patterns", size=self.states.shape[-1]))
 
     def __repr__(self):
         return f"Recall({int(np.prod(self.states.shape[:-1]))} probes, {self.status.name})"
+
+
+@jax.jit
+def _overlaps(states, patterns):
+    return states @ jnp.asarray(patterns).astype(states.dtype).T / states.shape[-1]
 
 
 def as_columns(states, dtype) -> Any:

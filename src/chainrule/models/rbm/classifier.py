@@ -137,7 +137,7 @@ class ClassificationRBM(eqx.Module):
     def predict(self, v) -> Any:
         """The most probable label of each row, by name."""
         rows = as_rows(self.machine, v, missing=True)
-        best = np.asarray(_label_log_probs(self, rows.values, rows.observed).argmax(1))
+        best = np.asarray(_label_log_probs(self, rows.values, rows.observed)).argmax(1)
         return self.labels[best[0]] if rows.single else [self.labels[i] for i in best]
 
     def features(self, v, y) -> Any:

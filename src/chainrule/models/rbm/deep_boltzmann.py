@@ -13,6 +13,7 @@ without pretraining (Montavon and Müller 2012; Melchior et al. 2016).
 """
 
 from collections.abc import Sequence
+from functools import partial
 from itertools import pairwise
 from typing import Any, NamedTuple
 
@@ -122,10 +123,7 @@ class DeepBoltzmannMachine(eqx.Module):
             if is_concrete(x) and (bad := ~Binary().allows(np.asarray(x))).any():
                 row, unit = np.argwhere(bad)[0]
                 raise ValueError(f"layer {n}, row {row}, unit {unit} is {np.asarray(x)[row, unit]}; units are 0 or 1")
-        layers = [jnp.asarray(x, self.biases[0].dtype) for x in layers]
-        linear = sum((x * b[None]).sum(-1) for x, b in zip(layers, self.biases, strict=True))
-        pairs = zip(layers, self.weights, layers[1:], strict=False)
-        return -linear - sum((engine.product(low, w) * high).sum(-1) for low, w, high in pairs)
+        return _energy(self, list(layers))
 
     def features(self, v, *, iterations: int = 50) -> Any:
         """Mean-field probabilities of the highest layer, (n, units)."""
@@ -224,6 +222,7 @@ def _check_iterations(iterations: int) -> None:
         raise ValueError(f"iterations is {iterations}; mean field needs at least one")
 
 
+@jax.jit
 def _flat(weights, biases) -> RBM:
     """Even layers against odd ones; layers that are not neighbours have weights of zero."""
     even, odd = range(0, len(biases), 2), range(1, len(biases), 2)
@@ -248,6 +247,7 @@ def _places(sizes):
     return found
 
 
+@partial(jax.jit, static_argnames="sizes")
 def _layers(machine, sizes):
     """Weights and biases of the layers of a restricted machine."""
     places = _places(sizes)
@@ -294,6 +294,14 @@ class Fill(NamedTuple):
                 if abs(i - j) == 1:
                     mask[places[i], places[j]] = 1
         return weights * jnp.asarray(mask, weights.dtype)
+
+
+@jax.jit
+def _energy(model, layers):
+    layers = [jnp.asarray(x).astype(model.biases[0].dtype) for x in layers]
+    linear = sum((x * b[None]).sum(-1) for x, b in zip(layers, model.biases, strict=True))
+    pairs = zip(layers, model.weights, layers[1:], strict=False)
+    return -linear - sum((engine.product(low, w) * high).sum(-1) for low, w, high in pairs)
 
 
 @jax.jit

@@ -124,10 +124,12 @@ def descend(
     size = min(method.batch_size, total)
     steps = -(-total // size) * epochs
     first, second = jax.random.split(key)
-    pace = Pace(jnp.asarray(steps, machine.dtype), jnp.asarray(base, machine.dtype))
+    pace = Pace(jnp.asarray(steps, machine.dtype), np.asarray(base, machine.dtype))
     values, observed = jax.device_put(rows.values), None if rows.observed is None else jax.device_put(rows.observed)
-    means = jnp.asarray(means, machine.dtype)
-    state = _begin(machine, values[:size], method, pace, means, first, size=bucket(max(epochs, HISTORY)), fill=fill)
+    means = np.asarray(means, machine.dtype)
+    state = _begin(
+        machine, rows.values[:size], method, pace, means, first, size=bucket(max(epochs, HISTORY)), fill=fill
+    )
     run = partial(_run, size=size, fill=fill)
     watch = None if validation is None else Watch(validation)
     with bars.bar(type(method).__name__, total=epochs, enabled=progress) as token:
@@ -149,7 +151,7 @@ def descend(
 
 
 def _is_finite(machine) -> bool:
-    return all(bool(jnp.isfinite(leaf).all()) for leaf in jax.tree.leaves(machine))
+    return all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(machine))
 
 
 def _means(machine, values, observed) -> np.ndarray:

@@ -110,7 +110,7 @@ def log_partition(machine, most: int):
     if not all(is_concrete(leaf) for leaf in jax.tree.leaves(machine)):
         return engine.log_partition(machine, by_hidden=by_hidden)
     with jax.enable_x64(True):
-        wide = jax.tree.map(lambda leaf: jnp.asarray(np.asarray(leaf, np.float64)), machine)
+        wide = jax.tree.map(lambda leaf: np.asarray(leaf, np.float64), machine)
         return np.float64(_log_partition(wide, by_hidden=by_hidden))
 
 
@@ -129,7 +129,7 @@ def bounds(machine, key, data, *, chains, stops, burn_in, tolerance) -> Partitio
     base, _ = machine.visible.start(rows.values, None)
     # rows evenly spread over the data, which may be sorted; some of them twice if there are too few
     picked = rows.values[np.linspace(0, len(rows.values) - 1, chains).astype(int)]
-    base = jnp.asarray(base, machine.dtype)
+    base = np.asarray(base, machine.dtype)
     found = _bounds(machine, key, base, picked, burn_in, tolerance, stops=stops)
     return PartitionBounds(found, machine)
 
@@ -141,17 +141,17 @@ def conservative(machine, key, v, data, *, stops, walks):
             raise ValueError(f"{name} is {value}; wanted at least {least}")
     rows, others = as_rows(machine, v), as_rows(machine, data)
     base, _ = machine.visible.start(others.values, None)
-    values = np.repeat(rows.values, walks, axis=0)
-    found = _conservative(machine, key, jnp.asarray(base, machine.dtype), values, stops=stops)
-    return answer(rows, jax.nn.logsumexp(found.reshape(-1, walks), axis=1) - np.log(walks).astype(found.dtype))
+    base = np.asarray(base, machine.dtype)
+    return answer(rows, _conservative(machine, key, base, rows.values, stops=stops, walks=walks))
 
 
-@partial(jax.jit, static_argnames="stops")
-def _conservative(machine, key, base, values, *, stops):
-    x, betas = columns(machine, values), jnp.linspace(1, 0, stops, dtype=machine.dtype)
+@partial(jax.jit, static_argnames=("stops", "walks"))
+def _conservative(machine, key, base, values, *, stops, walks):
+    x, betas = columns(machine, jnp.repeat(values, walks, axis=0)), jnp.linspace(1, 0, stops, dtype=machine.dtype)
     family = _family(machine, base)
     found = annealing.annealed_importance_sampling(key, x, *family[:2], betas, log_ratio=family[2])
-    return found.log_weights - engine.free_energy(machine, x) - engine.log_partition_base(machine, base)
+    each = found.log_weights - engine.free_energy(machine, x) - engine.log_partition_base(machine, base)
+    return jax.nn.logsumexp(each.reshape(-1, walks), axis=1) - np.log(walks).astype(each.dtype)
 
 
 def _family(machine, base):

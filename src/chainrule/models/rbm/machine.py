@@ -202,22 +202,8 @@ class RBM(eqx.Module):
         Rectified hidden units are measured in units of √temperature, so that their shape stays what it is. The temperature
         may be traced.
         """
-        if is_concrete(temperature) and not np.all(np.asarray(temperature) > 0):
-            raise ValueError(f"temperature is {temperature}; it must be positive")
-        temperature = jnp.asarray(temperature, self.dtype)
-        visible, visible_factor, visible_scale = self.visible.tempered(temperature)
-        hidden, hidden_factor, hidden_scale = self.hidden.tempered(temperature)
-        return eqx.tree_at(
-            lambda m: (m.weights, m.visible_bias, m.hidden_bias, m.visible, m.hidden),
-            self,
-            (
-                self.weights * (visible_scale * hidden_scale / temperature),
-                self.visible_bias * visible_factor,
-                self.hidden_bias * hidden_factor,
-                visible,
-                hidden,
-            ),
-        )
+        queries.check_temperature(temperature)
+        return queries.tempered(self, temperature)
 
     # Probabilities
 
@@ -401,13 +387,13 @@ class RBM(eqx.Module):
         if num_samples < 1 or sweeps < 1:
             raise ValueError(f"num_samples is {num_samples} and sweeps {sweeps}; at least one of each is needed")
         likelihood.check_normalisable(self)
-        machine = self.tempered(temperature)
+        queries.check_temperature(temperature)
         if start is None:
-            return queries.sample(machine, key, sweeps, num_samples=num_samples)
+            return queries.sample(self, key, sweeps, temperature, num_samples=num_samples)
         rows = as_rows(self, start)
         if len(rows.values) != num_samples:
             raise ValueError(f"start has {len(rows.values)} rows for {num_samples} samples")
-        return queries.sample_from(machine, key, rows.values, sweeps)
+        return queries.sample_from(self, key, rows.values, sweeps, temperature)
 
     def complete(self, key: Key[Array, ""], v, *, known, sweeps: int = 200, mean: bool = False) -> Any:
         """Fill in what is not known, by Gibbs sweeps in which the known values stay as they are.

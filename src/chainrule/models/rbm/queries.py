@@ -1,7 +1,9 @@
 """Answers about rows of data, and draws: one compiled program each, for all weights, temperatures and data of a shape."""
 
 from functools import partial
+from typing import Any
 
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -34,9 +36,29 @@ def features(machine, values, observed):
     return machine.hidden.mean(machine.hidden_bias[None], engine.hidden_drive(machine, x))
 
 
+@jax.jit
+def tempered(machine, temperature):
+    """The machine at another temperature."""
+    temperature = jnp.asarray(temperature, machine.dtype)
+    visible, visible_factor, visible_scale = machine.visible.tempered(temperature)
+    hidden, hidden_factor, hidden_scale = machine.hidden.tempered(temperature)
+    return eqx.tree_at(
+        lambda m: (m.weights, m.visible_bias, m.hidden_bias, m.visible, m.hidden),
+        machine,
+        (
+            machine.weights * (visible_scale * hidden_scale / temperature),
+            machine.visible_bias * visible_factor,
+            machine.hidden_bias * hidden_factor,
+            visible,
+            hidden,
+        ),
+    )
+
+
 @partial(jax.jit, static_argnames="num_samples")
-def sample(machine, key, sweeps, *, num_samples: int):
+def sample(machine, key, sweeps, temperature, *, num_samples: int):
     """Draws of chains whose couplings are turned up during the first half of their sweeps."""
+    machine = tempered(machine, temperature)
     base = machine.visible_bias
     half = jnp.maximum(sweeps // 2, 1).astype(machine.dtype)
 
@@ -49,13 +71,20 @@ def sample(machine, key, sweeps, *, num_samples: int):
 
 
 @jax.jit
-def sample_from(machine, key, values, sweeps):
+def sample_from(machine, key, values, sweeps, temperature):
     """Draws of chains that start at rows of data."""
+    machine = tempered(machine, temperature)
 
     def body(i, x):
         return engine.sweep_at(machine, jax.random.fold_in(key, i), machine.visible_bias, 1.0, x)
 
     return machine.visible.decode(lax.fori_loop(0, sweeps, body, columns(machine, values)))
+
+
+def check_temperature(temperature) -> None:
+    """Raise a ValueError for a temperature that is not positive."""
+    if is_concrete(temperature) and not np.all(np.asarray(temperature) > 0):
+        raise ValueError(f"temperature is {temperature}; it must be positive")
 
 
 def check_sweeps(sweeps: int) -> None:
@@ -64,13 +93,13 @@ def check_sweeps(sweeps: int) -> None:
         raise ValueError(f"sweeps is {sweeps}; at least one is needed")
 
 
-def check_hidden(machine, h, rows) -> jax.Array:
+def check_hidden(machine, h, rows) -> Any:
     """Hidden values (rows, hidden units), one for each row of data.
 
     Raises:
         ValueError: another shape, or values that the hidden units cannot take.
     """
-    hidden = jnp.asarray(h, machine.dtype)
+    hidden = (np if is_concrete(h) else jnp).asarray(h, machine.dtype)
     hidden = hidden[None] if rows.single and hidden.ndim == 1 else hidden
     wanted = (len(rows.values), machine.num_hidden)
     if hidden.shape != wanted:

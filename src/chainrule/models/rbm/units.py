@@ -37,6 +37,7 @@ from jax.scipy.special import log_ndtr, ndtr, ndtri
 
 from ...forms.chain import is_concrete
 from ...forms.products import product
+from ..emissions.base import as_parameter
 
 _LOG_2_PI = math.log(2 * math.pi)
 
@@ -313,11 +314,13 @@ class Gaussian(eqx.Module):
             raise ValueError(
                 f"unit {int(np.argmin(variance))} is the same in all rows, so it has no variance to learn: leave it out"
             )
-        return mean, Gaussian(jnp.asarray(np.log(variance / 2), float), self.learned)
+        return mean, Gaussian(as_parameter(np.log(variance / 2)), self.learned)
 
     def sized(self, num_units: int):
         """The units with parameters for so many of them."""
         given = np.zeros(num_units) if self.log_variance is None else self.log_variance
+        if is_concrete(given):  # on the host, where it compiles nothing
+            return Gaussian(as_parameter(np.broadcast_to(np.asarray(given, float), (num_units,))), self.learned)
         return Gaussian(jnp.broadcast_to(jnp.asarray(given, float), (num_units,)), self.learned)
 
     def tempered(self, temperature):
