@@ -5,6 +5,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from drawn import drawn
 
 from chainrule import neural
 
@@ -31,13 +32,6 @@ def both_ways(cells, x):
     """As `by_steps`, for the two cells of a layer in both directions."""
     forward, backward = cells
     return jnp.concatenate([by_steps(forward, x), by_steps(backward, x[::-1])[::-1]], axis=1)
-
-
-def drawn(build, seed=0):
-    """What `build()` makes, with weights from NumPy: drawing them in JAX compiles a program for each shape."""
-    rng = np.random.default_rng(seed)
-    draw = lambda s: jax.device_put(rng.uniform(-0.5, 0.5, s.shape).astype(s.dtype))  # noqa: E731
-    return jax.tree.map(lambda s: draw(s) if isinstance(s, jax.ShapeDtypeStruct) else s, eqx.filter_eval_shape(build))
 
 
 def make(cell, *sizes, seed=0, **options):

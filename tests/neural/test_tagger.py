@@ -6,18 +6,12 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from drawn import drawn
 
 from chainrule import neural
 
 KEY = jax.random.key(0)
 run = eqx.filter_jit(lambda net, *args, **options: net(*args, **options))
-
-
-def drawn(build):
-    """What `build()` makes, with weights from NumPy: drawing them in JAX compiles a program for each shape."""
-    rng = np.random.default_rng(0)
-    draw = lambda s: jax.device_put(rng.uniform(-0.5, 0.5, s.shape).astype(s.dtype))  # noqa: E731
-    return jax.tree.map(lambda s: draw(s) if isinstance(s, jax.ShapeDtypeStruct) else s, eqx.filter_eval_shape(build))
 
 
 def spelling(widths=(2, 3), **options):

@@ -13,7 +13,6 @@ from typing import Any
 
 import equinox as eqx
 import jax
-import jax.numpy as jnp
 import networkx as nx
 import numpy as np
 from jaxtyping import Array, Float, Key
@@ -118,7 +117,7 @@ class LinearChainCRF(eqx.Module):
         self.features = tuple(as_feature(feature) for feature in features)
         min_pairs = whole(min_pairs, "min_pairs", why="pairs occur at one token or more")
         size = len(self.labels)
-        self.transition, self.first, self.last = jnp.zeros((size, size)), jnp.zeros(size), jnp.zeros(size)
+        self.transition, self.first, self.last = map(crf_learning.zeros, ((size, size), size, size))
         self.structure = engine.Structure(*structure_of(self.labels, transitions))
         self.boundaries, self.seen_steps, self.local = boundaries, seen_steps, local
         self.options = Options(all_pairs, min_pairs, self.labels)

@@ -44,6 +44,11 @@ def check_labels(labels) -> tuple[Hashable, ...]:
     return labels
 
 
+def zeros(shape) -> jax.Array:
+    """Weights to begin with; put there as they are, since `jnp.zeros` compiles a program for each shape."""
+    return jax.device_put(np.zeros(shape, jnp.result_type(float)))
+
+
 def choose(method, objective):
     """The method and the objective of a fit, L-BFGS and the likelihood where nothing else is said.
 

@@ -114,8 +114,8 @@ class SemiMarkovCRF(eqx.Module):
         min_pairs = whole(min_pairs, "min_pairs", why="pairs occur at one token or more")
         self.max_lengths = _max_lengths(max_length, self.labels)
         size = len(self.labels)
-        self.transition, self.first, self.last = jnp.zeros((size, size)), jnp.zeros(size), jnp.zeros(size)
-        self.length = jnp.zeros((max(self.max_lengths), size))
+        shapes = (size, size), size, size, (max(self.max_lengths), size)
+        self.transition, self.first, self.last, self.length = map(crf_learning.zeros, shapes)
         self.structure = Structure(*structure_of(self.labels, transitions))
         self.boundaries, self.lengths, self.token = boundaries, lengths, None
         self.options = Options(all_pairs, min_pairs, self.labels)

@@ -4,6 +4,7 @@ from collections.abc import Callable
 from typing import Any
 
 import equinox as eqx
+import jax
 import jax.numpy as jnp
 import numpy as np
 
@@ -91,7 +92,7 @@ class DenseFeature(AbstractFeature):
 
     def fitted(self, part: "DensePart", parameters) -> "DenseFeature":
         """The feature that a fit ended with."""
-        return DenseFeature(self.extract, *(jnp.asarray(p) for p in parameters))
+        return DenseFeature(self.extract, *jax.device_put(tuple(parameters)))
 
     @property
     def origin(self) -> Any:

@@ -116,7 +116,7 @@ class FunctionFeature(AbstractFeature):
 
     def fitted(self, part: "FunctionPart", parameters) -> "FunctionFeature":
         """The feature that a fit ended with."""
-        return FunctionFeature(self.function, self.looks_back, self.labels, jnp.asarray(parameters), self.name)
+        return FunctionFeature(self.function, self.looks_back, self.labels, jax.device_put(parameters), self.name)
 
     @property
     def origin(self) -> Any:

@@ -129,7 +129,7 @@ class NeuralFeature(AbstractFeature):
     def fitted(self, part: "NeuralPart", parameters) -> "NeuralFeature":
         """The feature that a fit ended with."""
         rest = eqx.combine(part.others, part.static)
-        module = eqx.combine(jax.tree.map(jnp.asarray, parameters), rest)
+        module = eqx.combine(jax.device_put(parameters), rest)
         return NeuralFeature(module, self.inputs, self.takes)
 
     @property

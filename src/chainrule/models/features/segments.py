@@ -358,7 +358,7 @@ class SegmentFunction(eqx.Module):
 
     def fitted(self, part: "TablePart", parameters) -> "SegmentFunction":
         """The feature that a fit ended with."""
-        return SegmentFunction(self.function, self.labels, jnp.asarray(parameters))
+        return SegmentFunction(self.function, self.labels, jax.device_put(parameters))
 
     def potentials(self, batch: Batch, max_length: int) -> dict[str, Any]:
         """Log-potentials of any sentences' segments."""

@@ -51,7 +51,7 @@ class TripleFunction(AbstractFeature):
 
     def fitted(self, part: "TriplePart", parameters) -> "TripleFunction":
         """The feature that a fit ended with."""
-        return TripleFunction(self.function, self.labels, jnp.asarray(parameters), self.name)
+        return TripleFunction(self.function, self.labels, jax.device_put(parameters), self.name)
 
     @property
     def origin(self) -> Any:
