@@ -15,10 +15,10 @@ from jax import lax
 from jax.flatten_util import ravel_pytree
 
 from ..forms.checks import whole
-from ..forms.sequences import bucket
 from ..inference.compiling import jit
 from . import progress, quasi_newton
 from .em import Outcome, evaluate, first, keep, like, side_by_side
+from .fit import room
 
 
 class Adam(eqx.Module):
@@ -53,7 +53,7 @@ class Adam(eqx.Module):
         """Improve a batch of models (leading axis) side by side."""
         with progress.bar("Adam", total=self.max_iterations, enabled=show_progress) as token:
             rate, tolerance = jnp.asarray(self.learning_rate, float), jnp.asarray(self.tolerance, float)
-            size = bucket(self.max_iterations)
+            size = room(self.max_iterations)
             outcome = _descend(
                 models, data, prior, tolerance, self.max_iterations, rate, token, frozen=frozen, size=size
             )
@@ -115,7 +115,7 @@ class LBFGS(eqx.Module):
             )
         with progress.bar("L-BFGS", total=self.max_iterations, enabled=show_progress) as token:
             limits = quasi_newton.Limits(self.max_iterations, self.tolerance, period=self.period)
-            sizes = {"memory": self.memory, "size": bucket(self.max_iterations + 1)}
+            sizes = {"memory": self.memory, "size": room(self.max_iterations)}
             found = _climb(models, data, prior, limits, token, frozen=frozen, **sizes)
         # what is left is done in NumPy: every operation in a compiled program costs milliseconds of its first call
         models, log_prior, minimum = found[0], *jax.tree.map(np.asarray, found[1:])
