@@ -52,13 +52,9 @@ class Adam(eqx.Module):
     def run(self, models, data, prior, frozen, *, show_progress: bool = False) -> Outcome:
         """Improve a batch of models (leading axis) side by side."""
         with progress.bar("Adam", total=self.max_iterations, enabled=show_progress) as token:
-            rate, tolerance = jnp.asarray(self.learning_rate, float), jnp.asarray(self.tolerance, float)
+            rate, tolerance = (np.asarray(x, jnp.result_type(float)) for x in (self.learning_rate, self.tolerance))
             size = room(self.max_iterations)
-            outcome = _descend(
-                models, data, prior, tolerance, self.max_iterations, rate, token, frozen=frozen, size=size
-            )
-        log_prob, objective = evaluate(outcome.models, data, prior)
-        return eqx.tree_at(lambda o: (o.log_prob, o.objective), outcome, (log_prob, objective))
+            return _descend(models, data, prior, tolerance, self.max_iterations, rate, token, frozen=frozen, size=size)
 
 
 class LBFGS(eqx.Module):
@@ -228,6 +224,6 @@ def _descend(models, data, prior, tolerance, max_iterations, rate, token, *, fro
     end = lax.while_loop(lambda c: (c[0] < max_iterations) & ~c[5].all(), body, start)
     _, free, _, history, iterations, done, failed = end
     models = jax.vmap(rebuild)(models, free)
-    unknown = jnp.full(runs, jnp.nan, dtype)
     never = jnp.zeros((runs, models.num_states), bool)
-    return Outcome(models, unknown, unknown, history, iterations, done & ~failed, failed, never)
+    log_prob, objective = evaluate(models, data, prior)
+    return Outcome(models, log_prob, objective, history, iterations, done & ~failed, failed, never)

@@ -277,3 +277,16 @@ ALL = [*KINDS, "mixed", "mixed, structure", "attributes, structure"]
 
 def close(got, wanted, atol=1e-4):
     np.testing.assert_allclose(np.asarray(got, float), wanted, atol=atol, rtol=1e-5)
+
+
+def flattened(tree):
+    """All numbers of a tree as one vector of NumPy, and the way back; that of JAX compiles a program for each shape."""
+    leaves, structure = jax.tree.flatten(tree)
+    edges = np.cumsum([np.size(leaf) for leaf in leaves])
+    flat = np.concatenate([np.ravel(leaf) for leaf in leaves])
+
+    def back(flat):
+        parts = [flat[stop - np.size(leaf) : stop] for leaf, stop in zip(leaves, edges, strict=True)]
+        return structure.unflatten([part.reshape(np.shape(leaf)) for part, leaf in zip(parts, leaves, strict=True)])
+
+    return flat, back

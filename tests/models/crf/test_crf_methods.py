@@ -34,7 +34,8 @@ def describe(sentence, i):
 def tagger(**options):
     def build():
         embedding = eqx.nn.Embedding(len(WORDS) + 1, 4, key=KEY)
-        return cr.neural.SequenceTagger(embedding, 3, hidden_size=4, key=KEY, **{"dropout": 0.0} | options)
+        settings = {"cell": cr.neural.RNNCell, "hidden_size": 4, "dropout": 0.0} | options
+        return cr.neural.SequenceTagger(embedding, 3, key=KEY, **settings)
 
     return drawn(build)
 

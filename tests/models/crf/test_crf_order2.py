@@ -8,8 +8,20 @@ import jax.numpy as jnp
 import numpy as np
 import oracles
 import pytest
-from crf_cases import KINDS, LABELS, NEW, SOME, TAGS, WORDS, close, learned, structure, vectors, with_random_weights
-from jax.flatten_util import ravel_pytree
+from crf_cases import (
+    KINDS,
+    LABELS,
+    NEW,
+    SOME,
+    TAGS,
+    WORDS,
+    close,
+    flattened,
+    learned,
+    structure,
+    vectors,
+    with_random_weights,
+)
 
 import chainrule as cr
 from chainrule.models import crf_learning
@@ -219,7 +231,7 @@ def test_slopes_are_the_gradient_of_the_loss_and_both_finite_differences(y, obje
     with jax.enable_x64(True):
         one = problem(y, objective)
         engine = one.engines[which]
-        start, back = ravel_pytree(one.parameters())
+        start, back = flattened(one.parameters())
         at = np.random.default_rng(0).normal(size=start.size)
 
         @jax.jit

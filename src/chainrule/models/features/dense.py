@@ -110,7 +110,10 @@ class DenseFeature(AbstractFeature):
             raise ValueError(
                 f"dense: {x.shape[1]} numbers a token, but the model was fitted with {self.weights.shape[0]}"
             )
-        return Potentials(_scores(batch.spread(x), self.weights, self.bias))
+        weights, bias = self.weights, self.bias
+        if all(map(is_concrete, (x, weights, bias))):
+            return Potentials(batch.spread(np.asarray(x) @ np.asarray(weights) + np.asarray(bias)))
+        return Potentials(_scores(batch.spread(x), weights, bias))
 
     def listed(self) -> list[Listed]:
         """The weights, by the number they belong to, and the biases."""
