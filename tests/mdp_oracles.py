@@ -66,6 +66,19 @@ def value_iteration(probs, rewards, discount, mask=None, *, tolerance=1e-12, max
     raise AssertionError("value iteration did not end")
 
 
+def policy_iteration(probs, rewards, discount, mask=None) -> np.ndarray:
+    """Optimal values by policy iteration, dense and exact; actions are kept until another is better by 1e-9."""
+    allowed, states = _mask(rewards, mask), np.arange(len(probs))
+    policy = np.where(allowed.any(axis=1), allowed.argmax(axis=1), -1)
+    while True:
+        values = evaluate(probs, rewards, policy, discount)
+        q = action_values(probs, rewards, values, discount, allowed)
+        better = q.max(axis=1) > q[states, policy] + 1e-9
+        if not better.any():
+            return values
+        policy = np.where(better, q.argmax(axis=1), policy)
+
+
 def finite_horizon(probs, rewards, discount, horizon, final=None, mask=None) -> np.ndarray:
     """Optimal values with 0, 1, … horizon steps to go, shape (horizon + 1, S)."""
     found = [np.zeros(len(probs)) if final is None else np.asarray(final, float)]

@@ -90,6 +90,7 @@ def viterbi(initial, pair, node) -> tuple[float, np.ndarray]:
 
 def score_path(initial, pair, node, path) -> float:
     """Unnormalised log-probability of one path."""
+    initial, pair, node = _float64(initial, pair, node)
     score = initial[path[0]] + node[0, path[0]]
     for t in range(1, len(path)):
         step = pair if pair.ndim == 2 else pair[t - 1]

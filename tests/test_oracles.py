@@ -54,6 +54,7 @@ def test_decision_processes_match_enumeration():
         mask[0, 0] = True
         truth = mdp_oracles.best_by_enumeration(probs, rewards, 0.9, mask)
         np.testing.assert_allclose(mdp_oracles.value_iteration(probs, rewards, 0.9, mask), truth, atol=1e-10)
+        np.testing.assert_allclose(mdp_oracles.policy_iteration(probs, rewards, 0.9, mask), truth, atol=1e-10)
         longest = mdp_oracles.finite_horizon(probs, rewards, 0.9, 300, mask=mask)[-1]
         np.testing.assert_allclose(longest, truth, atol=1e-10)
         np.testing.assert_allclose(truth[~mask.any(axis=1)], 0)

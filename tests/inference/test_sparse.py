@@ -38,7 +38,7 @@ def check(matrix, rest=(3,), *, tolerance=1e-5, dtype=np.float32, seed=1):
     real=st.booleans(),
     rest=st.sampled_from([(), (2, 3)]),
 )
-@settings(max_examples=10, deadline=None)
+@settings(max_examples=6, deadline=None)
 def test_products_are_those_of_scipy(sizes, real, rest):
     check(matrix_with_rows_of(sizes, 12, real=real), rest)
 
@@ -107,7 +107,7 @@ def test_gradient_of_a_long_column():
     matrix = sparse.csr_matrix(np.ones((1100, 1)))
     table = SparseMap.of(matrix, np.array([0, 0]), np.array([1, 0]), 2)
     value, slope = jax.jit(jax.value_and_grad(lambda theta: (table(theta) * jnp.array([[2.0, 3.0]])).sum()))(
-        jnp.array([1.0, 10.0])
+        np.array([1, 10], np.float32)
     )
     assert float(value) == 1100 * (2 * 10 + 3 * 1)
     assert slope.tolist() == [3300.0, 2200.0]
@@ -117,11 +117,11 @@ def test_gradient_against_finite_differences_in_float64():
     with jax.enable_x64(True):
         table, _ = random_map(5, real=True, dtype=np.float64)
         theta = np.random.default_rng(0).normal(size=len(table.entry))
-        function = jax.jit(lambda theta: jnp.sin(table(theta)).sum())
-        slope = jax.jit(jax.grad(function))(theta)
+        both = jax.jit(jax.value_and_grad(lambda theta: jnp.sin(table(theta)).sum()))
+        slope = np.asarray(both(theta)[1])
         for p, step in enumerate(1e-5 * np.eye(len(theta))):
-            difference = (function(theta + step) - function(theta - step)) / 2e-5
-            assert float(slope[p]) == pytest.approx(float(difference), abs=1e-9)
+            difference = (float(both(theta + step)[0]) - float(both(theta - step)[0])) / 2e-5
+            assert slope[p] == pytest.approx(difference, abs=1e-9)
 
 
 @pytest.mark.parametrize("columns", [0, 3])
@@ -129,7 +129,7 @@ def test_maps_without_parameters(columns):
     matrix = sparse.csr_matrix((2, columns), dtype=float)
     nothing = np.zeros(0, np.int64)
     table = SparseMap.of(matrix, nothing, nothing, 2)
-    value, slope = jax.value_and_grad(lambda theta: table(theta).sum())(jnp.zeros(0))
+    value, slope = jax.jit(jax.value_and_grad(lambda theta: table(theta).sum()))(np.zeros(0, np.float32))
     assert float(value) == 0
     assert slope.shape == (0,)
 
@@ -145,5 +145,5 @@ def test_a_map_of_the_same_shape_is_traced_once():
     matrix = matrix_with_rows_of([1, 2, 0], 4)
     column, label = np.array([0, 1, 3]), np.array([0, 1, 1])
     for order in ([0, 1, 2], [2, 0, 1]):
-        apply(SparseMap.of(matrix, column[order], label[order], 2), jnp.arange(3.0))
+        apply(SparseMap.of(matrix, column[order], label[order], 2), np.arange(3, dtype=np.float32))
     assert len(traces) == 1

@@ -5,6 +5,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from drawn import drawn
 
 from chainrule import neural
 
@@ -14,10 +15,7 @@ each_cell = pytest.mark.parametrize("cell", CELLS, ids=lambda cell: cell.__name_
 
 
 def inputs(time, features=3, seed=1):
-    return jax.random.normal(jax.random.fold_in(KEY, seed), (time, features))
-
-
-call = eqx.filter_jit(lambda cell, step, state: cell(step, state))
+    return np.random.default_rng(seed).normal(size=(time, features)).astype(np.float32)
 
 
 def by_steps(cell, x):
@@ -25,7 +23,7 @@ def by_steps(cell, x):
     state = (jnp.zeros(cell.hidden_size),) * 2 if isinstance(cell, eqx.nn.LSTMCell) else jnp.zeros(cell.hidden_size)
     found = []
     for step in x:
-        state = call(cell, step, state)
+        state = cell(step, state)
         found.append(state[0] if isinstance(state, tuple) else state)
     return jnp.stack(found)
 
@@ -36,8 +34,8 @@ def both_ways(cells, x):
     return jnp.concatenate([by_steps(forward, x), by_steps(backward, x[::-1])[::-1]], axis=1)
 
 
-def make(cell, **options):
-    return neural.Recurrent(cell, 3, 4, key=KEY, **options)
+def make(cell, *sizes, seed=0, **options):
+    return drawn(lambda: neural.Recurrent(cell, *(sizes or (3, 4)), key=KEY, **options), seed)
 
 
 @eqx.filter_jit
@@ -49,64 +47,71 @@ def close(a, b, tolerance=2e-6):
     jax.tree.map(lambda u, v: np.testing.assert_allclose(u, v, atol=tolerance, rtol=1e-5), a, b)
 
 
-@each_cell
-def test_outputs_are_those_of_the_cells(cell):
-    net = make(cell, layers=2, bidirectional=True)
-    x = inputs(4)
-    expected = both_ways(net.layers[1], both_ways(net.layers[0], x))
-    close(run(net, x), expected)
+def test_layers_are_stacked():
+    net = make(eqx.nn.LSTMCell, layers=2, bidirectional=True)
+    expected = eqx.filter_jit(lambda net, x: both_ways(net.layers[1], both_ways(net.layers[0], x)))(net, inputs(4))
+    close(run(net, inputs(4)), expected)
     assert net.output_size == expected.shape[1]
 
 
 @each_cell
-def test_gradients_are_those_of_the_cells(cell):
-    net = make(cell, bidirectional=True)
+def test_outputs_and_gradients_are_those_of_the_cells(cell):
     weights = inputs(3, 8, seed=2)
-    fast = eqx.filter_jit(eqx.filter_grad(lambda both: (both[0](both[1]) * weights).sum()))
-    slow = eqx.filter_grad(lambda both: (both_ways(both[0].layers[0], both[1]) * weights).sum())
-    close(fast((net, inputs(3))), slow((net, inputs(3))))
+
+    @eqx.filter_jit
+    def compare(both):
+        outputs = (lambda net, x: net(x)), (lambda net, x: both_ways(net.layers[0], x))
+        found = []
+        for ask in outputs:
+            loss = lambda both, ask=ask: ((ask(*both) * weights).sum(), ask(*both))  # noqa: E731
+            found.append(eqx.filter_value_and_grad(loss, has_aux=True)(both))
+        return found
+
+    close(*compare((make(cell, bidirectional=True), jax.device_put(inputs(3)))))
 
 
 def test_gradients_are_finite_differences_with_masks_and_starts():
-    mask = jnp.array([False, True, True, False, True, True, False])
-    start = jnp.array([True, False, False, False, True, False, False])
+    mask = np.array([False, True, True, False, True, True, False])
+    start = np.array([True, False, False, False, True, False, False])
 
     with jax.enable_x64(True):
-        net = make(eqx.nn.GRUCell, bidirectional=True)
-        x = jax.random.normal(KEY, (7, 3))
-        weights = jax.random.normal(KEY, (7, 8))
-
-        arrays, static = eqx.partition((net, x), eqx.is_inexact_array)
+        weights = inputs(7, 8, seed=2).astype(float)
+        both = (make(eqx.nn.GRUCell, bidirectional=True), jax.device_put(inputs(7)))
+        arrays, static = eqx.partition(both, eqx.is_inexact_array)
+        arrays = jax.tree.map(lambda a: np.asarray(a, float), arrays)
+        tangent = jax.tree.map(lambda a: np.random.default_rng(a.size).normal(size=a.shape), arrays)
 
         @jax.jit
-        def loss(arrays):
-            net, x = eqx.combine(arrays, static)
-            return (net(x, mask=mask, start=start) * weights).sum()
+        def slopes(arrays):
+            def loss(arrays):
+                net, x = eqx.combine(arrays, static)
+                return (net(x, mask=mask, start=start) * weights).sum()
 
-        tangent = jax.tree.map(lambda a: np.random.default_rng(a.size).normal(size=a.shape), arrays)
-        slope = sum(
-            np.sum(g * t) for g, t in zip(*map(jax.tree.leaves, (jax.grad(loss)(arrays), tangent)), strict=True)
-        )
+            value, along = jax.jvp(loss, (arrays,), (tangent,))
+            return value, along, jax.grad(loss)(arrays)
 
-        def along(step):
-            return float(loss(jax.tree.map(lambda a, t: a + step * t, arrays, tangent)))
-
-        assert abs(float(slope) - (along(1e-5) - along(-1e-5)) / 2e-5) < 1e-7
-        assert abs(float(slope - jax.jvp(loss, (arrays,), (tangent,))[1])) < 1e-12
+        _, along, gradient = slopes(arrays)
+        slope = sum(np.sum(np.asarray(g) * t) for g, t in zip(*map(jax.tree.leaves, (gradient, tangent)), strict=True))
+        up, down = (float(slopes(jax.tree.map(lambda a, t, s=s: a + s * t, arrays, tangent))[0]) for s in (1e-5, -1e-5))
+        assert abs(slope - (up - down) / 2e-5) < 1e-7
+        assert abs(slope - float(along)) < 1e-12
 
 
 def test_second_derivatives_are_those_of_the_cells():
     net, x = make(eqx.nn.GRUCell), inputs(3)
     arrays, static = eqx.partition(net.layers[0][0], eqx.is_inexact_array)
 
-    def curvature(outputs):
+    def curvature(outputs, at):
         def loss(arrays):
             return (outputs(eqx.combine(arrays, static)) ** 2).sum()
 
-        return jax.jit(lambda arrays: jax.jvp(jax.grad(loss), (arrays,), (arrays,))[1])(arrays)
+        return jax.jvp(jax.grad(loss), (at,), (at,))[1]
 
-    fast = curvature(lambda cell: eqx.tree_at(lambda net: net.layers[0][0], net, cell)(x))
-    close(fast, curvature(lambda cell: by_steps(cell, x)), 1e-5)
+    def by_layer(cell):
+        return eqx.tree_at(lambda net: net.layers[0][0], net, cell)(x)
+
+    fast, slow = jax.jit(lambda at: (curvature(by_layer, at), curvature(lambda cell: by_steps(cell, x), at)))(arrays)
+    close(fast, slow, 1e-5)
 
 
 @each_cell
@@ -114,36 +119,36 @@ def test_masked_steps_are_as_if_they_were_not_there(cell):
     net = make(cell, bidirectional=True)
     mask = np.array([False, True, True, False, False, True, True, False])  # leading, inner and trailing
     x = inputs(8)
-    outputs = run(net, x, jnp.asarray(mask))
+    outputs = np.asarray(run(net, x, mask))
     close(outputs[mask], run(net, x[mask]))
-    assert (np.asarray(outputs)[~mask] == 0).all()
+    assert (outputs[~mask] == 0).all()
 
 
 def test_sequences_packed_in_a_row_do_not_see_each_other():
     net = make(eqx.nn.LSTMCell, layers=2, bidirectional=True)
-    first, second, third = inputs(4, seed=3), inputs(1, seed=4), inputs(3, seed=5)
-    row = jnp.concatenate([first, second, third, jnp.full((2, 3), jnp.nan)])
-    start = jnp.array([True, False, False, False, True, True, False, False, True, True])
-    mask = jnp.arange(10) < 8
+    first, second, third = inputs(4, seed=3), inputs(1, seed=4), inputs(4, seed=5)
+    row = np.concatenate([first, second, third, np.full((2, 3), np.nan, np.float32)])
+    start = np.isin(np.arange(11), (0, 4, 5, 9, 10))
+    mask = np.arange(11) < 9
     expected = np.concatenate([*(run(net, x) for x in (first, second, third)), np.zeros((2, net.output_size))])
     close(run(net, row, mask, start), expected)
-    close(run(net, row.at[8:].set(0.0), start=start)[:8], expected[:8])  # a start in the padding is enough
+    row[9:] = 0
+    close(np.asarray(run(net, row, start=start))[:9], expected[:9])  # a start in the padding is enough
 
 
 def test_a_masked_start_still_resets():
     net = make(eqx.nn.GRUCell, bidirectional=True)
     x = inputs(5)
-    start = jnp.array([True, False, True, False, False])
-    mask = jnp.array([True, True, False, True, True])
+    start = np.array([True, False, True, False, False])
+    mask = np.array([True, True, False, True, True])
     close(np.asarray(run(net, x, mask, start))[mask], np.concatenate([run(net, x[:2]), run(net, x[3:])]))
 
 
 def test_a_ragged_batch_equals_its_sequences():
     net = make(eqx.nn.LSTMCell, bidirectional=True)
     lengths = np.array([5, 2])
-    x = jnp.stack([inputs(5, seed=n) for n in range(2)])
-    x = jnp.where(jnp.arange(5)[None, :, None] < lengths[:, None, None], x, jnp.nan)
-    masks = jnp.arange(5)[None] < lengths[:, None]
+    masks = np.arange(5)[None] < lengths[:, None]
+    x = np.where(masks[..., None], np.stack([inputs(5, seed=n) for n in range(2)]), np.float32(np.nan))
 
     @eqx.filter_jit
     @eqx.filter_value_and_grad(has_aux=True)
@@ -155,18 +160,19 @@ def test_a_ragged_batch_equals_its_sequences():
     total = None
     for n, length in enumerate(lengths):
         one = x[n, None, :length]
-        (_, alone), (gradient, _) = loss((net, one), jnp.ones((1, length), bool))
-        close(batch[n, :length], alone[0])
-        total = gradient if total is None else jax.tree.map(jnp.add, total, gradient)
+        (_, alone), (gradient, _) = loss((net, one), np.ones((1, length), bool))
+        close(np.asarray(batch)[n, :length], np.asarray(alone)[0])
+        gradient = jax.tree.map(np.asarray, gradient)
+        total = gradient if total is None else jax.tree.map(np.add, total, gradient)
     close(by_net, total, 1e-5)
-    assert (np.asarray(by_x)[~np.asarray(masks)] == 0).all()  # NaN in the padding reaches no gradient
+    assert (np.asarray(by_x)[~masks] == 0).all()  # NaN in the padding reaches no gradient
 
 
 def test_a_batch_is_one_product_per_step():
-    net = neural.LSTM(3, 5, key=KEY)
+    net = make(eqx.nn.LSTMCell, 3, 5)
     arrays, static = eqx.partition(net, eqx.is_inexact_array)
     gradient = jax.grad(lambda arrays, x: (jax.vmap(eqx.combine(arrays, static))(x) ** 2).sum())
-    program = str(jax.make_jaxpr(gradient)(arrays, jnp.ones((7, 11, 3))))
+    program = str(jax.make_jaxpr(gradient)(arrays, np.ones((7, 11, 3), np.float32)))
     shapes = [line.split("=")[0].split(":")[1].strip() for line in program.splitlines() if "= dot_general" in line]
     assert shapes.count("f32[7,20]") == 1  # forward: all rows by U, inside the loop
     assert shapes.count("f32[7,5]") == 1  # backward: all rows by U transposed, inside the loop
@@ -183,8 +189,8 @@ def test_one_trace_serves_many_values():
         return net(x, mask=mask, inference=True)
 
     for seed in range(3):
-        net = neural.GRU(3, 4, layers=2, dropout=0.5, key=jax.random.key(seed))
-        assert traced(net, inputs(5, seed=seed), jnp.arange(5) < seed + 1).shape == (5, 4)
+        net = make(eqx.nn.GRUCell, layers=2, dropout=0.5, seed=seed)
+        assert traced(net, inputs(5, seed=seed), np.arange(5) < seed + 1).shape == (5, 4)
     assert len(traces) == 1
 
 
@@ -199,7 +205,7 @@ def test_dropout_acts_between_layers_in_training_only():
     close(run(net, x, key=KEY), dropped)
     assert not np.allclose(run(net, x, key=jax.random.key(7)), dropped)
     with pytest.raises(RuntimeError, match="Dropout requires a key"):
-        net(x)
+        run(net, x)
     close(run(make(eqx.nn.GRUCell, dropout=0.5), x), run(make(eqx.nn.GRUCell), x))  # one layer has nothing between
 
 
@@ -208,13 +214,14 @@ def test_the_dtype_is_that_of_the_parameters(cell):
     assert jax.eval_shape(make(cell), inputs(3)).dtype == jnp.float32
     net = make(cell, dtype=jnp.bfloat16)
     assert jax.eval_shape(net, inputs(3)).dtype == jnp.bfloat16
-    assert jax.eval_shape(net, jnp.ones((3, 3), jnp.int32)).dtype == jnp.bfloat16
+    assert jax.eval_shape(net, np.ones((3, 3), np.int32)).dtype == jnp.bfloat16
 
 
 def test_cells_without_bias_work():
     net = make(eqx.nn.GRUCell)
-    cell = eqx.nn.GRUCell(3, 4, use_bias=False, key=KEY)
-    close(run(eqx.tree_at(lambda net: net.layers[0][0], net, cell), inputs(4)), by_steps(cell, inputs(4)))
+    cell = drawn(lambda: eqx.nn.GRUCell(3, 4, use_bias=False, key=KEY))
+    expected = eqx.filter_jit(by_steps)(cell, inputs(4))
+    close(run(eqx.tree_at(lambda net: net.layers[0][0], net, cell), inputs(4)), expected)
 
 
 def test_short_names_choose_the_cell():
@@ -229,10 +236,10 @@ def test_short_names_choose_the_cell():
         (lambda: neural.LSTM(0, 4, key=KEY), "input_size is 0"),
         (lambda: neural.LSTM(3, 4, layers=0, key=KEY), "layers is 0"),
         (lambda: neural.LSTM(3, 4, dropout=1.0, key=KEY), "dropout is 1.0"),
-        (lambda: neural.LSTM(3, 4, key=KEY)(jnp.ones((2, 5, 3))), r"shape \(2, 5, 3\); wanted \(time, 3\)"),
-        (lambda: neural.LSTM(3, 4, key=KEY)(jnp.ones((5, 2))), r"wanted \(time, 3\)"),
-        (lambda: neural.LSTM(3, 4, key=KEY)(jnp.ones((5, 3)), mask=jnp.ones(4, bool)), r"mask has shape \(4,\)"),
-        (lambda: neural.LSTM(3, 4, key=KEY)(jnp.ones((5, 3)), start=jnp.ones((), bool)), r"start has shape \(\)"),
+        (lambda: make(eqx.nn.LSTMCell)(np.ones((2, 5, 3))), r"shape \(2, 5, 3\); wanted \(time, 3\)"),
+        (lambda: make(eqx.nn.LSTMCell)(np.ones((5, 2))), r"wanted \(time, 3\)"),
+        (lambda: make(eqx.nn.LSTMCell)(np.ones((5, 3)), mask=np.ones(4, bool)), r"mask has shape \(4,\)"),
+        (lambda: make(eqx.nn.LSTMCell)(np.ones((5, 3)), start=np.ones((), bool)), r"start has shape \(\)"),
     ],
 )
 def test_what_does_not_fit_is_refused(build, message):

@@ -22,11 +22,10 @@ import numpy as np
 from jax import lax
 
 from ..forms.checks import whole
-from ..forms.sequences import bucket
 from ..inference import rows
 from ..inference.compiling import jit
 from . import progress
-from .fit import Fit, Status
+from .fit import Fit, Status, room
 
 
 class EM(eqx.Module):
@@ -64,7 +63,7 @@ class EM(eqx.Module):
         """Improve a batch of models (leading axis) side by side; see `Outcome`."""
         dtype = jnp.result_type(*[x for x in jax.tree.leaves(models) if jnp.issubdtype(x.dtype, jnp.floating)])
         tolerance, floor = (np.asarray(x, dtype) for x in (self.tolerance, self.min_variance))
-        state = _start(models, dtype, bucket(self.max_iterations + 1))
+        state = _start(models, dtype, room(self.max_iterations))
         with progress.bar("EM", total=self.max_iterations, enabled=show_progress) as token:
             rest = (data, prior, tolerance, self.max_iterations, floor, token)
             state, trusted = _em(rows.Scaled, state, *rest, frozen=frozen)

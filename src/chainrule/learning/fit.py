@@ -32,6 +32,11 @@ class Status(enum.Enum):
         return f"{type(self).__name__}.{self.name}"
 
 
+def room(iterations: int) -> int:
+    """Entries of a history of so many iterations and their start: few sizes, since each is compiled anew."""
+    return max(512, 1 << iterations.bit_length())
+
+
 class Fit(eqx.Module):
     """A fitted model and how it was reached.
 

@@ -15,10 +15,10 @@ from jax import lax
 from jax.flatten_util import ravel_pytree
 
 from ..forms.checks import whole
-from ..forms.sequences import bucket
 from ..inference.compiling import jit
 from . import progress, quasi_newton
 from .em import Outcome, evaluate, first, keep, like, side_by_side
+from .fit import room
 
 
 class Adam(eqx.Module):
@@ -52,13 +52,9 @@ class Adam(eqx.Module):
     def run(self, models, data, prior, frozen, *, show_progress: bool = False) -> Outcome:
         """Improve a batch of models (leading axis) side by side."""
         with progress.bar("Adam", total=self.max_iterations, enabled=show_progress) as token:
-            rate, tolerance = jnp.asarray(self.learning_rate, float), jnp.asarray(self.tolerance, float)
-            size = bucket(self.max_iterations)
-            outcome = _descend(
-                models, data, prior, tolerance, self.max_iterations, rate, token, frozen=frozen, size=size
-            )
-        log_prob, objective = evaluate(outcome.models, data, prior)
-        return eqx.tree_at(lambda o: (o.log_prob, o.objective), outcome, (log_prob, objective))
+            rate, tolerance = (np.asarray(x, jnp.result_type(float)) for x in (self.learning_rate, self.tolerance))
+            size = room(self.max_iterations)
+            return _descend(models, data, prior, tolerance, self.max_iterations, rate, token, frozen=frozen, size=size)
 
 
 class LBFGS(eqx.Module):
@@ -115,7 +111,7 @@ class LBFGS(eqx.Module):
             )
         with progress.bar("L-BFGS", total=self.max_iterations, enabled=show_progress) as token:
             limits = quasi_newton.Limits(self.max_iterations, self.tolerance, period=self.period)
-            sizes = {"memory": self.memory, "size": bucket(self.max_iterations + 1)}
+            sizes = {"memory": self.memory, "size": room(self.max_iterations)}
             found = _climb(models, data, prior, limits, token, frozen=frozen, **sizes)
         # what is left is done in NumPy: every operation in a compiled program costs milliseconds of its first call
         models, log_prior, minimum = found[0], *jax.tree.map(np.asarray, found[1:])
@@ -228,6 +224,6 @@ def _descend(models, data, prior, tolerance, max_iterations, rate, token, *, fro
     end = lax.while_loop(lambda c: (c[0] < max_iterations) & ~c[5].all(), body, start)
     _, free, _, history, iterations, done, failed = end
     models = jax.vmap(rebuild)(models, free)
-    unknown = jnp.full(runs, jnp.nan, dtype)
     never = jnp.zeros((runs, models.num_states), bool)
-    return Outcome(models, unknown, unknown, history, iterations, done & ~failed, failed, never)
+    log_prob, objective = evaluate(models, data, prior)
+    return Outcome(models, log_prob, objective, history, iterations, done & ~failed, failed, never)

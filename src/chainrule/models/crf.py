@@ -12,7 +12,7 @@ from collections.abc import Hashable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import equinox as eqx
-import jax.numpy as jnp
+import jax
 import numpy as np
 from jaxtyping import Array, Float, Key
 
@@ -118,7 +118,7 @@ class LinearChainCRF(eqx.Module):
         self.features = tuple(as_feature(feature) for feature in features)
         min_pairs = whole(min_pairs, "min_pairs", why="pairs occur at one token or more")
         size = len(self.labels)
-        self.transition, self.first, self.last = jnp.zeros((size, size)), jnp.zeros(size), jnp.zeros(size)
+        self.transition, self.first, self.last = map(crf_learning.zeros, ((size, size), size, size))
         self.structure = engine.Structure(*structure_of(self.labels, transitions))
         self.boundaries, self.seen_steps, self.local = boundaries, seen_steps, local
         self.options = Options(all_pairs, min_pairs, self.labels)
@@ -269,7 +269,7 @@ class LinearChainCRF(eqx.Module):
         batch, free, scores = scores_of(self, x, y)
         everything = engine.log_partition(free, batch.layout)
         check_possible(everything, free)
-        return batch.prepared.per_sequence(engine.log_partition(scores, batch.layout) - everything)
+        return batch.prepared.per_sequence(host(engine.log_partition(scores, batch.layout)) - host(everything))
 
     def posterior(self, x, *, known=None) -> Posterior:
         """Marginals p(y_t = k | x) and expected steps; `log_prob` is that of what is known, zero where that is nothing.
@@ -289,7 +289,8 @@ class LinearChainCRF(eqx.Module):
         check_possible(total, scores)
         everything = total if known is None else engine.log_partition(free, batch.layout)
         prepared = batch.prepared
-        return Posterior(prepared.per_sequence(total - everything), prepared.per_step(marginals), steps, self.labels)
+        log_prob = host(total) - host(everything)
+        return Posterior(prepared.per_sequence(log_prob), prepared.per_step(marginals), steps, self.labels)
 
     def pair_posterior(self, x, *, known=None):
         """Marginals of steps p(y_{t−1} = i, y_t = j | x), shape (T − 1, K, K): a list of them for several sentences.
@@ -492,7 +493,7 @@ class LinearChainCRF(eqx.Module):
     def _with(self, features, weights, token) -> "LinearChainCRF":
         fields = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
         names = ("transition", "first", "last", "second")
-        learned = {name: jnp.asarray(w) for name, w in zip(names, weights, strict=False)}
+        learned = {name: jax.device_put(w) for name, w in zip(names, weights, strict=False)}
         return assemble(LinearChainCRF, **(fields | learned | {"features": features, "token": token}))
 
     def __repr__(self):

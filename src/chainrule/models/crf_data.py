@@ -294,6 +294,8 @@ def _check_structure(gold: Gold, structure: engine.Structure, labels, first, own
 
 def _check_choices(allowed, structure: engine.Structure, layout: Sequences):
     """Refuse choices of labels that no path through the structure agrees with."""
+    if structure.pair.all() and structure.initial.all() and structure.final.all():
+        return
     shape = allowed.shape
     nothing = np.zeros(shape, jnp.zeros(0).dtype)
     size = shape[1]

@@ -8,7 +8,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
-from jax.flatten_util import ravel_pytree
 
 from ..inference.compiling import filter_jit, jit
 from ..learning import minibatch
@@ -67,13 +66,13 @@ def fit(
     stopped = watch is not None and len(watch.scores) < method.epochs
     losses = np.concatenate([np.asarray(found, float) for found in losses])
     history = -losses.reshape(-1, len(order) // method.epochs).mean(1) * count
-    flat, _ = ravel_pytree(parameters)
     value, unlikely = (float(v) for v in total_loss(problem, parameters))
     status = Status.STOPPED_EARLY if stopped else Status.MAX_ITERATIONS
     status = status if np.isfinite(value) else Status.DIVERGED
-    value += method.l2 * float(jnp.vdot(flat, flat))
+    parameters = jax.device_get(parameters)
+    value += method.l2 * float(sum(np.vdot(leaf, leaf) for leaf in jax.tree.leaves(parameters)))
     scores = None if watch is None else np.array(watch.scores)
-    return Descended(jax.device_get(parameters), value, -unlikely, history, len(losses), status, scores)
+    return Descended(parameters, value, -unlikely, history, len(losses), status, scores)
 
 
 @filter_jit
@@ -99,18 +98,22 @@ def total_loss(problem: Problem, parameters):
     """What is minimised, over all training sentences, and −Σ weight · log p(y | x)."""
     likelihood = eqx.tree_at(lambda p: p.objective, problem, Likelihood())
     num_rows = problem.start.shape[1]
+
+    def losses(problem, likelihood):
+        first = problem.loss(parameters)
+        return first, first if isinstance(problem.objective, Likelihood) else likelihood.loss(parameters)
+
     if num_rows <= _ROWS:
-        return problem.loss(parameters), likelihood.loss(parameters)
+        return losses(problem, likelihood)
 
     def part(places):
         rows = jnp.minimum(places, num_rows - 1)
 
-        def loss(problem):
+        def some(problem):
             taken = problem.take(rows)
-            taken = eqx.tree_at(lambda p: p.weight, taken, jnp.where(places < num_rows, taken.weight, 0))
-            return taken.loss(parameters)
+            return eqx.tree_at(lambda p: p.weight, taken, jnp.where(places < num_rows, taken.weight, 0))
 
-        return loss(problem), loss(likelihood)
+        return losses(some(problem), some(likelihood))
 
     chunks = jnp.arange(-(-num_rows // _ROWS) * _ROWS, dtype=jnp.int32).reshape(-1, _ROWS)
     return jax.tree.map(jnp.sum, lax.map(part, chunks))

@@ -20,6 +20,7 @@ from ..inference.logspace import logsumexp
 from ..learning import progress, quasi_newton
 from . import crf_second_order, packed
 from .crf_objectives import Likelihood
+from .data import host
 from .features.base import Part, Potentials
 
 
@@ -103,7 +104,7 @@ def sample(engine, key, scores: Scores, data: Sequences, *, num_samples: int):
 def chain(scores: Scores, data: Sequences) -> Chain:
     """The chain form of one sentence."""
     size = int(data.lengths[0])
-    node, pair = scores.node[:size, :, 0], scores.pair
+    node, pair = host(scores.node)[:size, :, 0], host(scores.pair)
     return Chain(scores.initial, pair if pair.ndim == 2 else pair[1:size, ..., 0], node)
 
 
@@ -276,12 +277,11 @@ def climb(problem: Problem, l1, l2, limits, token, *, memory: int, size: int, sp
     Returns the parameters, the loss with and without penalties, the history, the iterations and the ending.
     """
     rest = (l1, l2, limits, token)
-    search, trusted = _climb(problem.engines[0], problem, None, *rest, memory=memory, size=size, sparse=sparse)
+    search, trusted, end = _climb(problem.engines[0], problem, None, *rest, memory=memory, size=size, sparse=sparse)
     if not trusted:  # go on from there with the log-space engine at hand
         search = search if search.iterations else None
-        search, _ = _climb(problem.engines[1], problem, search, *rest, memory=memory, size=size, sparse=sparse)
-    found = search.minimum()
-    return *_ended(problem, found.x, l1, l2, found.value), found.history, found.iterations, found.status
+        search, _, end = _climb(problem.engines[1], problem, search, *rest, memory=memory, size=size, sparse=sparse)
+    return *end, search.history, search.iterations, search.status
 
 
 def _units(problem: Problem):
@@ -292,9 +292,12 @@ def _units(problem: Problem):
 
 @partial(jit, static_argnums=0, static_argnames=("memory", "size", "sparse"))
 def _climb(engine, problem: Problem, search, l1, l2, limits, token, *, memory: int, size: int, sparse: bool):
-    """Search on until it ends, or until a certificate fails that `engine` cannot do without; says which."""
+    """Search on until it ends, or until a certificate fails that `engine` cannot do without; says which.
+
+    Beside the search and whether it ended, returns what `_ended` says of it.
+    """
     start, back = ravel_pytree(problem.parameters())
-    l1 = _units(problem) * l1 if sparse else None
+    penalty = _units(problem) * l1 if sparse else None
     if search is None:
         search = quasi_newton.begin(start, memory=memory, history_size=size)
 
@@ -310,7 +313,7 @@ def _climb(engine, problem: Problem, search, l1, l2, limits, token, *, memory: i
             value = jnp.where(asked.trusted, value + l2 * jnp.vdot(flat, flat), jnp.nan)
             return value, ravel_pytree(slopes)[0] + 2 * l2 * flat
 
-        after = quasi_newton.advance(value_and_gradient, before, (problem,), limits, l1=l1)
+        after = quasi_newton.advance(value_and_gradient, before, (problem,), limits, l1=penalty)
         trusted = jnp.asarray(asked.trusted)
         progress.report(token, after.iterations, -after.value, last=after.status != quasi_newton.Ending.RUNNING)
         return after, trusted
@@ -319,13 +322,12 @@ def _climb(engine, problem: Problem, search, l1, l2, limits, token, *, memory: i
         search, trusted = carry
         return trusted & (search.status == quasi_newton.Ending.RUNNING)
 
-    return lax.while_loop(going, body, (search, jnp.array(True)))
+    search, trusted = lax.while_loop(going, body, (search, jnp.array(True)))
+    return search, trusted, _ended(problem, back, search.x, l1, l2, search.value)
 
 
-@jit
-def _ended(problem: Problem, flat, l1, l2, value):
-    """The parameters, the objective, and the loss without its penalties, both for the likelihood."""
-    _, back = ravel_pytree(problem.parameters())
+def _ended(problem: Problem, back, flat, l1, l2, value):
+    """The parameters, what is minimised, and the log-likelihood without penalties."""
     if isinstance(problem.objective, Likelihood):
         unlikely = value - l2 * jnp.vdot(flat, flat) - l1 * (_units(problem) * jnp.abs(flat)).sum()
     else:

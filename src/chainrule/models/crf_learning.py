@@ -14,7 +14,7 @@ import numpy as np
 from ..forms.checks import check_key
 from ..graphs.labels import first_duplicate
 from ..learning import progress as bars
-from ..learning.fit import Fit, Status
+from ..learning.fit import Fit, Status, room
 from ..learning.gradient import LBFGS
 from ..learning.minibatch import AveragedPerceptron, MiniBatch
 from ..learning.quasi_newton import Ending, Limits
@@ -42,6 +42,11 @@ def check_labels(labels) -> tuple[Hashable, ...]:
     if (twice := first_duplicate(labels)) is not None:
         raise ValueError(f"label {twice!r} is there twice")
     return labels
+
+
+def zeros(shape) -> jax.Array:
+    """Weights to begin with; put there as they are, since `jnp.zeros` compiles a program for each shape."""
+    return jax.device_put(np.zeros(shape, jnp.result_type(float)))
 
 
 def choose(method, objective):
@@ -106,13 +111,8 @@ def search(
     return Found(*descent.fit(method, batch, problem, key, model_of, validation, progress=progress))
 
 
-def _room(iterations: int) -> int:
-    """Room for the history: few sizes, since each is compiled anew."""
-    return max(1024, 1 << iterations.bit_length())
-
-
 def _climb(method: LBFGS, problem, progress: bool) -> Found:
-    sizes = {"memory": method.memory, "size": _room(method.max_iterations), "sparse": method.l1 > 0}
+    sizes = {"memory": method.memory, "size": room(method.max_iterations), "sparse": method.l1 > 0}
     limits = Limits(method.max_iterations, method.tolerance, period=method.period)
     with bars.bar("L-BFGS", total=method.max_iterations, enabled=progress) as shown:
         found = engine.climb(problem, method.l1, method.l2, limits, shown, **sizes)

@@ -48,11 +48,13 @@ def _potentials(model, x, batch: Batch) -> Potentials:
     """What the features say; of labels always, if only zeros."""
     said = x.said if isinstance(x, IndexedSentences) else [None] * len(model.features)
     shape = (len(batch.layout.start), model.num_labels, batch.layout.start.shape[1])
-    total = Potentials(np.zeros(shape, model.first.dtype))
+    total = Potentials()
     for feature, already in zip(model.features, said, strict=True):
         found = feature.potentials(batch, already)
         check_labels(feature, (found.node, found.pair), model.num_labels)
         total = engine.plus(total, found)
+    if total.node is None or isinstance(total.node, np.ndarray):
+        total = engine.plus(Potentials(np.zeros(shape, model.first.dtype)), total)
     return total
 
 

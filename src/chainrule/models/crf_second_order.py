@@ -40,7 +40,7 @@ def weights(order: int, size: int, features, *, local: bool):
         return None
     if local:
         raise ValueError("local=True normalises steps from one label to the next; use it with order=1")
-    return jnp.zeros((size + 1, size, size))
+    return jax.device_put(np.zeros((size + 1, size, size), jnp.result_type(float)))
 
 
 def free(structure, boundaries: bool) -> np.ndarray:

@@ -384,7 +384,7 @@ class MDP(AbstractConstructors):
         states, actions, rewards = walk(
             key, self.transitions, probs, self._start(start), length=length, num_samples=num_samples
         )
-        return Trajectories(states.T, actions.T, rewards.T, self.state_names, self.action_names)
+        return Trajectories(states, actions, rewards, self.state_names, self.action_names)
 
     def _start(self, start) -> Any:
         """A distribution over states."""

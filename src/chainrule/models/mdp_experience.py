@@ -77,7 +77,7 @@ class Trajectories(eqx.Module):
 
 @partial(jit, static_argnames=("length", "num_samples"))
 def walk(key, form: Transitions, policy, start, *, length: int, num_samples: int):
-    """States (time + 1, walk), actions and rewards (time, walk) under a policy (S, A), or (time, S, A)."""
+    """States (walk, time + 1), actions and rewards (walk, time) under a policy (S, A), or (time, S, A)."""
     first, uniform = jax.random.split(key)
     policy, start, probs = jnp.asarray(policy), jnp.asarray(start), jnp.asarray(form.probabilities)
     state = _draw(start[None], jax.random.uniform(first, (num_samples,), start.dtype))
@@ -99,7 +99,7 @@ def walk(key, form: Transitions, policy, start, *, length: int, num_samples: int
 
     draws = jax.random.uniform(uniform, (length, 2, num_samples), probs.dtype)
     _, (states, actions, rewards) = jax.lax.scan(step, state, draws if policy.ndim == 2 else (draws, policy))
-    return jnp.concatenate([state[None], states]), actions, rewards
+    return jnp.concatenate([state[None], states]).T, actions.T, rewards.T
 
 
 def _draw(weights, u):

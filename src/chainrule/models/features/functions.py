@@ -18,10 +18,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from ...forms.chain import is_concrete
-from ...forms.products import HIGHEST
 from ...forms.sequences import bucket
 from ...inference.compiling import jit
-from .base import AbstractFeature, Batch, Gold, Listed, Options, Part, Potentials, as_array
+from .base import AbstractFeature, Batch, Gold, Listed, Options, Part, Potentials, as_array, weighted
 
 MANY_CALLS = 2_000_000
 
@@ -116,7 +115,7 @@ class FunctionFeature(AbstractFeature):
 
     def fitted(self, part: "FunctionPart", parameters) -> "FunctionFeature":
         """The feature that a fit ended with."""
-        return FunctionFeature(self.function, self.looks_back, self.labels, jnp.asarray(parameters), self.name)
+        return FunctionFeature(self.function, self.looks_back, self.labels, jax.device_put(parameters), self.name)
 
     @property
     def origin(self) -> Any:
@@ -129,7 +128,8 @@ class FunctionFeature(AbstractFeature):
 
     def potentials(self, batch: Batch, said: Any = None) -> Potentials:
         """Log-potentials of any sentences."""
-        return _weighted(*(self.describe(batch) if said is None else said), self.weights)
+        node, pair = self.describe(batch) if said is None else said
+        return Potentials(weighted(node, self.weights), weighted(pair, self.weights))
 
     def _tables(self, batch: Batch, labels) -> tuple[Any, Any]:
         """Values of first tokens (of all, where f does not look back) and of steps.
@@ -173,19 +173,12 @@ class FunctionPart(Part):
 
     def potentials(self, parameters, key=None) -> Potentials:
         """Log-potentials."""
-        return _weighted(self.node, self.pair, parameters)
+        return Potentials(weighted(self.node, parameters), weighted(self.pair, parameters))
 
     def take(self, rows) -> "FunctionPart":
         """The part of some rows."""
         node, pair = jax.tree.map(lambda t: jnp.asarray(t)[..., rows, :], (self.node, self.pair))
         return FunctionPart(node, pair, self.initial)
-
-
-@jit
-def _weighted(node, pair, weights):
-    node = None if node is None else jnp.dot(node, weights, precision=HIGHEST)
-    pair = None if pair is None else jnp.dot(pair, weights, precision=HIGHEST)
-    return Potentials(node, pair)
 
 
 def _by_calling(function, looks_back: bool, sentences, labels):

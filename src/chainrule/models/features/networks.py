@@ -117,7 +117,7 @@ class NeuralFeature(AbstractFeature):
         others, static = eqx.partition(rest, eqx.is_array)
         mask, start = (np.asarray(x).T for x in (batch.layout.mask, batch.layout.start))
         part = NeuralPart(parameters, others, arrays, mask, start, static, self.takes)
-        shape = jax.eval_shape(lambda p: part.raw(p, None), parameters).shape[1:]
+        shape = jax.eval_shape(lambda part: part.raw(part.initial, None), part).shape[1:]
         time, size = arrays[0].shape[1], gold.num_labels
         if shape not in ((time, size), (time - 1, size, size)):
             raise ValueError(
@@ -129,7 +129,7 @@ class NeuralFeature(AbstractFeature):
     def fitted(self, part: "NeuralPart", parameters) -> "NeuralFeature":
         """The feature that a fit ended with."""
         rest = eqx.combine(part.others, part.static)
-        module = eqx.combine(jax.tree.map(jnp.asarray, parameters), rest)
+        module = eqx.combine(jax.device_put(parameters), rest)
         return NeuralFeature(module, self.inputs, self.takes)
 
     @property

@@ -19,10 +19,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ...forms.products import HIGHEST
 from ...forms.sequences import Layout, Sequences
-from ...inference.compiling import jit
-from .base import AbstractFeature, Batch, Gold, Listed, Options, Part, as_array
+from .base import AbstractFeature, Batch, Gold, Listed, Options, Part, as_array, weighted
 from .dense import DenseFeature
 from .functions import MANY_CALLS, numbers_of, warn_of_calls
 from .named_attributes import attributes
@@ -358,11 +356,12 @@ class SegmentFunction(eqx.Module):
 
     def fitted(self, part: "TablePart", parameters) -> "SegmentFunction":
         """The feature that a fit ended with."""
-        return SegmentFunction(self.function, self.labels, jnp.asarray(parameters))
+        return SegmentFunction(self.function, self.labels, jax.device_put(parameters))
 
     def potentials(self, batch: Batch, max_length: int) -> dict[str, Any]:
         """Log-potentials of any sentences' segments."""
-        return _weighted(self._tables(batch, self.labels, max_length), self.weights)
+        tables = self._tables(batch, self.labels, max_length)
+        return {name: weighted(table, self.weights) for name, table in tables.items()}
 
     def _tables(self, batch: Batch, labels, max_length: int) -> dict[str, Any]:
         """Values by name: segment (time, length, label, row, J), joint (time, length, label, label before, row, J)."""
@@ -409,16 +408,11 @@ class TablePart(Part):
 
     def potentials(self, parameters, key=None) -> Any:
         """Log-potentials of segments."""
-        return _weighted(self.tables, parameters)
+        return {name: weighted(table, parameters) for name, table in self.tables.items()}
 
     def take(self, rows) -> "TablePart":
         """The part of some rows."""
         return TablePart(jax.tree.map(lambda t: jnp.asarray(t)[..., rows, :], self.tables), self.initial)
-
-
-@jit
-def _weighted(tables, weights):
-    return {name: jnp.dot(table, weights, precision=HIGHEST) for name, table in tables.items()}
 
 
 def _numbers(values, function, n: int) -> np.ndarray:

@@ -10,6 +10,7 @@ from jaxtyping import Int
 from scipy import sparse
 
 from ...forms.chain import assemble, is_concrete
+from ...inference.compiling import jit
 from ...inference.sparse import SparseMap
 from .base import AbstractFeature, Batch, Gold, Listed, Options, Part, Potentials
 from .corpus import Matrices
@@ -61,10 +62,7 @@ class SparseWeights(eqx.Module):
     def __rmatmul__(self, matrix: Any):
         """`matrix` @ weights, dense: only attributes that occur in `matrix` are looked at."""
         if not is_concrete(self.values):
-            rows = np.repeat(np.arange(matrix.shape[0]), np.diff(matrix.indptr))
-            dense = jnp.zeros(self.shape, self.values.dtype).at[self.attribute, self.outcome].set(self.values)
-            terms = dense[matrix.indices] * jnp.asarray(matrix.data, dense.dtype)[:, None]
-            return jax.ops.segment_sum(terms, jnp.asarray(rows), num_segments=matrix.shape[0])
+            return _traced_product(matrix.indptr, matrix.indices, matrix.data, self)
         values, outcome, edges = map(np.asarray, (self.values, self.outcome, self.edges))
         if matrix.shape[0] <= FEW:
             weights = sparse.csr_matrix((values, outcome, edges), self.shape)
@@ -79,6 +77,16 @@ class SparseWeights(eqx.Module):
         dense[np.repeat(np.arange(len(dense)), sizes[occurs]), outcome[picked]] = values[picked]
         data = matrix.data.astype(values.dtype, copy=False)
         return sparse.csr_matrix((data, number[matrix.indices], matrix.indptr), (matrix.shape[0], len(dense))) @ dense
+
+
+@jit
+def _traced_product(indptr, indices, data, weights: SparseWeights):
+    """The rows of a sparse matrix @ weights, as one operation for who differentiates without `jax.jit`."""
+    values, size = weights.values, len(indptr) - 1
+    dense = jnp.zeros(weights.shape, values.dtype).at[weights.attribute, weights.outcome].set(values)
+    terms = dense[indices] * data.astype(dense.dtype)[:, None]
+    rows = jnp.searchsorted(indptr, jnp.arange(len(indices), dtype=indptr.dtype), side="right") - 1
+    return jax.ops.segment_sum(terms, rows, num_segments=size)
 
 
 class SparseFeature(AbstractFeature):

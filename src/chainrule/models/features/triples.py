@@ -9,10 +9,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ...forms.products import HIGHEST
 from ...forms.sequences import bucket
 from ...inference.compiling import jit
-from .base import AbstractFeature, Batch, Gold, Listed, Options, Part, Potentials, as_array
+from .base import AbstractFeature, Batch, Gold, Listed, Options, Part, Potentials, as_array, weighted
 from .functions import MANY_CALLS, Same, check_finite, numbers_of, padded_arrays, warn_of_calls
 
 
@@ -51,7 +50,7 @@ class TripleFunction(AbstractFeature):
 
     def fitted(self, part: "TriplePart", parameters) -> "TripleFunction":
         """The feature that a fit ended with."""
-        return TripleFunction(self.function, self.labels, jnp.asarray(parameters), self.name)
+        return TripleFunction(self.function, self.labels, jax.device_put(parameters), self.name)
 
     @property
     def origin(self) -> Any:
@@ -64,7 +63,8 @@ class TripleFunction(AbstractFeature):
 
     def potentials(self, batch: Batch, said: Any = None) -> Potentials:
         """Log-potentials of any sentences."""
-        return _weighted(*(self.describe(batch) if said is None else said), self.weights)
+        node, triple = self.describe(batch) if said is None else said
+        return Potentials(weighted(node, self.weights), None, weighted(triple, self.weights))
 
     def _tables(self, batch: Batch, labels) -> tuple[Any, Any]:
         """Values of first tokens (time, label, row, J) and of all others (time, label, label, label + 1, row, J)."""
@@ -102,19 +102,12 @@ class TriplePart(Part):
 
     def potentials(self, parameters, key=None) -> Potentials:
         """Log-potentials."""
-        return _weighted(self.node, self.triple, parameters)
+        return Potentials(weighted(self.node, parameters), None, weighted(self.triple, parameters))
 
     def take(self, rows) -> "TriplePart":
         """The part of some rows."""
         node, triple = jax.tree.map(lambda t: jnp.asarray(t)[..., rows, :], (self.node, self.triple))
         return TriplePart(node, triple, self.initial)
-
-
-@jit
-def _weighted(node, triple, weights):
-    return Potentials(
-        *(jnp.dot(t, weights, precision=HIGHEST) if t is not None else None for t in (node, None, triple))
-    )
 
 
 def _by_calling(function, sentences, labels):
