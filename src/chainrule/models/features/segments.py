@@ -34,10 +34,8 @@ def begins(feature) -> "Placed":
         >>> import chainrule as cr
         >>> word = cr.templates("%x[0,0]")
         >>> features = [cr.features.begins(word), cr.features.ends(word)]
-        >>> crf = cr.SemiMarkovCRF(["O", "NAME"], features, max_length=2)
-        >>> x, y = [["by", "Ada", "King"], ["Ada", "wrote"]], [["O", "B-NAME", "I-NAME"], ["B-NAME", "O"]]
-        >>> crf.fit(x, y, method=cr.LBFGS(l2=0.01)).model.predict(x[0])
-        [(0, 1, 'O'), (1, 3, 'NAME')]
+        >>> cr.SemiMarkovCRF(["O", "NAME"], features, max_length=2)
+        SemiMarkovCRF(2 labels, [begins(Templates(1 template)), ends(Templates(1 template))], segments up to 2)
     """
     return Placed(as_feature(feature), "begin")
 

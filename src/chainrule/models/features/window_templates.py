@@ -144,7 +144,7 @@ class Templates:
         return templates(*state["templates"], **{name: state[name] for name in named})
 
     def __repr__(self):
-        return f"Templates({len(self.parsed)} templates)"
+        return f"Templates({len(self.parsed)} template{'s' * (len(self.parsed) != 1)})"
 
 
 class _Trie(NamedTuple):
