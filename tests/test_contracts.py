@@ -91,8 +91,14 @@ def arrays(data):
 
 
 def values_and_slopes(function):
-    """One program that asks of several data at once, and for the gradient by the model: `jit`, `vmap` and `grad`."""
-    return jax.jit(jax.vmap(jax.value_and_grad(function, allow_int=True), in_axes=(None, 0)))
+    """One program that asks of several data at once, and for the gradient by the model; and a list of its traces."""
+    traces = []
+
+    def counted(model, x):
+        traces.append(None)
+        return function(model, x)
+
+    return jax.jit(jax.vmap(jax.value_and_grad(counted, allow_int=True), in_axes=(None, 0))), traces
 
 
 def finite_and_not_all_zero(gradient):
@@ -110,22 +116,15 @@ def test_under_jit_vmap_and_grad(example):
     wanted = float(model.log_prob(example.data))
     assert np.isfinite(wanted)
 
-    traces = []
-
-    @jax.jit
-    def compiled(model, x):
-        traces.append(None)
-        return model.log_prob(x)
-
-    assert float(compiled(model, x)) == pytest.approx(wanted, rel=1e-5)
-    compiled(example.make(), x[::-1])
-    compiled(jax.tree.map(lambda leaf: leaf, model), x)
-    assert len(traces) == 1  # new values, even a new model, compile nothing
-
-    each, gradient = values_and_slopes(log_prob)(model, np.stack([x, x[::-1]]))
-    np.testing.assert_allclose(each, [wanted, compiled(model, x[::-1])], rtol=1e-5)
+    backwards = float(model.log_prob(example.data[::-1].copy()))
+    compiled, traces = values_and_slopes(log_prob)
+    each, gradient = compiled(model, np.stack([x, x[::-1]]))
+    np.testing.assert_allclose(each, [wanted, backwards], rtol=1e-5)
     assert jax.tree.structure(gradient) == jax.tree.structure(model)
     finite_and_not_all_zero(gradient)
+    compiled(example.make(), np.stack([x[::-1], x]))
+    compiled(jax.tree.map(lambda leaf: leaf, model), np.stack([x, x]))
+    assert len(traces) == 1  # new values, even a new model, compile nothing
 
 
 @MODELS
@@ -275,24 +274,14 @@ def test_entropy_has_a_gradient():
 
 def test_a_decision_process_keeps_the_contracts(tmp_path):
     mdp = zoo.decision_process()
-    traces = []
-
-    @jax.jit
-    def compiled(mdp):
-        traces.append(None)
-        return mdp.solve(tolerance=1e-3)
-
     wanted = mdp.solve()
-    found = compiled(mdp)
-    np.testing.assert_allclose(found.values, wanted.values, atol=2e-3)
-    compiled(mdp.replace(rewards=-np.asarray(mdp.transitions.rewards)))
-    assert len(traces) == 1  # new values compile nothing
-
     rewards = np.stack([np.asarray(mdp.transitions.rewards), -np.asarray(mdp.transitions.rewards)])
-    solve = jax.value_and_grad(lambda r: mdp.replace(rewards=r).solve(tolerance=1e-3).values.sum())
-    each, slope = jax.jit(jax.vmap(solve))(rewards)
-    np.testing.assert_allclose(each[0], np.sum(wanted.values), atol=6e-3)
+    compiled, traces = values_and_slopes(lambda mdp, r: mdp.replace(rewards=r).solve(tolerance=1e-3).values.sum())
+    each, slope = compiled(mdp, rewards)
+    np.testing.assert_allclose(each[0], np.sum(wanted.values), atol=6e-3)  # three states
     finite_and_not_all_zero(slope)
+    compiled(mdp, rewards[::-1])
+    assert len(traces) == 1  # new values compile nothing
 
     cr.save(tmp_path / "mdp.npz", mdp)
     again = cr.load(tmp_path / "mdp.npz")
@@ -397,19 +386,12 @@ def test_machines_under_jit_vmap_and_grad(example):
     machine, v = example.make(), arrays(example.data)
     wanted = np.asarray(zoo.score_of_rows(machine, example.data), float)
     assert wanted.shape == (6,)
-    traces = []
-
-    @jax.jit
-    def compiled(machine, v):
-        traces.append(None)
-        return zoo.score_of_rows(machine, v)
-
-    np.testing.assert_allclose(compiled(machine, v), wanted, rtol=2e-5)
-    compiled(scaled(machine, 2), v[::-1])
-    assert len(traces) == 1
-    each, gradient = values_and_slopes(lambda m, v: zoo.score_of_rows(m, v).sum())(machine, v.reshape(2, 3, -1))
-    np.testing.assert_allclose(each, wanted.reshape(2, 3).sum(1), rtol=2e-5)
+    compiled, traces = values_and_slopes(lambda machine, row: zoo.score_of_rows(machine, row)[0])
+    each, gradient = compiled(machine, v[:, None])
+    np.testing.assert_allclose(each, wanted, rtol=2e-5)
     finite_and_not_all_zero(gradient)
+    compiled(scaled(machine, 2), v[::-1, None])
+    assert len(traces) == 1
 
 
 @MACHINES
@@ -435,22 +417,12 @@ def test_a_recommender_keeps_the_contracts(tmp_path):
     """By its parameters: tables of ratings have names, live on the host, and are not traced."""
     model, ratings = zoo.recommender()
     wanted = np.asarray(model.free_energy(ratings))
-    traces = []
-
-    @jax.jit
-    def compiled(model):
-        traces.append(None)
-        return model.free_energy(ratings)
-
-    np.testing.assert_allclose(compiled(model), wanted, rtol=1e-5)
-    double = scaled(model, 2)
-    other = compiled(double)
-    assert len(traces) == 1
-    both = jax.tree.map(lambda *leaves: np.stack(leaves), model, double)
-    each = jax.jit(jax.vmap(jax.value_and_grad(lambda m: m.free_energy(ratings).sum())))
-    found, gradient = each(both)
-    np.testing.assert_allclose(found, [wanted.sum(), other.sum()], rtol=1e-5)
+    compiled, traces = values_and_slopes(lambda model, user: model.free_energy(ratings)[user])
+    each, gradient = compiled(model, np.arange(len(wanted), dtype=np.int32))
+    np.testing.assert_allclose(each, wanted, rtol=1e-5)
     assert all(np.isfinite(leaf).all() and np.asarray(leaf).any() for leaf in jax.tree.leaves(gradient))
+    compiled(scaled(model, 2), np.arange(len(wanted), dtype=np.int32))
+    assert len(traces) == 1
     with pytest.raises(AttributeError):
         model.weights = model.weights
     cr.save(tmp_path / "model.npz", model)
@@ -467,19 +439,12 @@ def test_a_recommender_keeps_the_contracts(tmp_path):
 def test_machines_on_graphs_keep_the_contracts(example, tmp_path):
     machine, x = example.make(), example.data
     wanted = machine.log_prob(x)
-    traces = []
-
-    @jax.jit
-    def compiled(machine, x):
-        traces.append(None)
-        return machine.log_prob(x)
-
-    np.testing.assert_allclose(compiled(machine, x), wanted, rtol=1e-5)
-    compiled(scaled(machine, 2), x[::-1])
-    assert len(traces) == 1
-    each, gradient = values_and_slopes(log_prob)(machine, x)
+    compiled, traces = values_and_slopes(log_prob)
+    each, gradient = compiled(machine, x)
     np.testing.assert_allclose(each, wanted, rtol=1e-5)
     finite_and_not_all_zero(gradient)
+    compiled(scaled(machine, 2), x[::-1])
+    assert len(traces) == 1
 
     cr.save(tmp_path / "machine.npz", machine)
     again = cr.load(tmp_path / "machine.npz")
