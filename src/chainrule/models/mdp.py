@@ -266,8 +266,8 @@ class MDP(AbstractConstructors):
             final: what each state is worth after the last of these steps, (S,); zero by default.
             tolerance: how far the values may be off for `Evaluation.status` to be CERTIFIED, > 0.
 
-        Under `jit`, `vmap` and `grad` the values are differentiable, also in the policy's probabilities, and come without
-        bounds. Without a discount they are infinite where the policy gains or loses for ever.
+        Without a discount the values are infinite where the policy gains or loses for ever. Under `jit`, `vmap` and `grad`
+        values are differentiable, also in the policy's probabilities, come without bounds, and are NaN in place of infinite.
 
         Raises:
             ValueError: a policy that does not fit (the message names the state), a final worth without steps, gains and
