@@ -267,7 +267,7 @@ class MDP(AbstractConstructors):
             tolerance: how far the values may be off for `Evaluation.status` to be CERTIFIED, > 0.
 
         Without a discount the values are infinite where the policy gains or loses for ever. Under `jit`, `vmap` and `grad`
-        values are differentiable, also in the policy's probabilities, come without bounds, and are NaN in place of infinite.
+        they are differentiable, also in the policy's probabilities, come without bounds, and are NaN in place of infinite.
 
         Raises:
             ValueError: a policy that does not fit (the message names the state), a final worth without steps, gains and
