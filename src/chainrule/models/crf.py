@@ -27,7 +27,7 @@ from . import crf_engine as engine
 from . import crf_inspection, crf_learning, crf_second_order
 from .crf_data import IndexedSentences, gold_of, read_sentences, structure_of
 from .crf_objectives import Likelihood, MaxMargin, SoftmaxMargin
-from .crf_scores import best_labels, check_possible, indexed, scores_of, scores_of_one, weights_of
+from .crf_scores import best_labels, check_possible, indexed, scores_of, scores_of_one, unrolled, weights_of
 from .data import host
 from .features.base import AbstractFeature, Batch, Options
 from .features.sparse import as_feature
@@ -391,13 +391,7 @@ class LinearChainCRF(eqx.Module):
             'N'
         """
         batch, _, scores = scores_of_one(self, x, None, "factor_graph")
-        time = len(batch.sentences[0])
-        node, pair = np.asarray(scores.node, float)[:time, :, 0], np.asarray(scores.pair, float)
-        factors: dict[Hashable, tuple] = {("x", t): ((("y", t),), row) for t, row in enumerate(node)}
-        for t in range(1, time):
-            factors["step", t] = ((("y", t - 1), ("y", t)), pair if pair.ndim == 2 else pair[t, ..., 0])
-        factors |= crf_second_order.factors(scores, time)
-        return FactorGraph({("y", t): self.labels for t in range(time)}, factors)
+        return unrolled(scores, self.labels, len(batch.sentences[0]))
 
     # Inspection
 

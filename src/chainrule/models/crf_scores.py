@@ -7,7 +7,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from ..forms.chain import is_concrete
+from ..graphs.factor_graph import FactorGraph
 from . import crf_engine as engine
+from . import crf_second_order
 from .crf_data import IndexedSentences, as_allowed, gold_of, last_tokens, read_sentences
 from .features.base import Batch, Potentials
 
@@ -151,3 +153,13 @@ def check_possible(total, scores=None):
         f"sentence {impossible[0]} has no possible labelling: what is known of its labels, or which of them may "
         "begin, follow one another and end, rules all of them out"
     )
+
+
+def unrolled(scores: engine.Scores, labels: tuple[Hashable, ...], time: int) -> FactorGraph:
+    """The potentials of one sentence as factors over the variables ("y", 0) … ("y", time − 1)."""
+    node, pair = np.asarray(scores.node, float)[:time, :, 0], np.asarray(scores.pair, float)
+    factors: dict[Hashable, tuple] = {("x", t): ((("y", t),), row) for t, row in enumerate(node)}
+    for t in range(1, time):
+        factors["step", t] = ((("y", t - 1), ("y", t)), pair if pair.ndim == 2 else pair[t, ..., 0])
+    factors |= crf_second_order.factors(scores, time)
+    return FactorGraph({("y", t): labels for t in range(time)}, factors)
