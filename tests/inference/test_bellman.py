@@ -56,10 +56,6 @@ def test_the_hosts_optimum_under_jit(layout):
     assert found.status is cr.SolveStatus.CERTIFIED
     assert holds(found, wanted.values)
     np.testing.assert_array_equal(found.policy.table, wanted.policy.table)
-    with jax.enable_x64(True):
-        exact = solve(cr.MDP(**process), 1e-9)
-        np.testing.assert_allclose(exact.values, wanted.values, atol=2e-9)
-        assert exact.gap <= 1e-9
 
 
 def test_float32_reports_what_it_can_certify():
@@ -131,7 +127,9 @@ def test_gradients_against_finite_differences(layout):
             forward = jax.jvp(lambda r: total(r, *point[1:]), point[:1], (jnp.ones_like(point[0]),))
             return *forward, jax.grad(total, argnums=(0, 1, 2))(*point)
 
-        _, forward, slopes = ask(*point)
+        value, forward, slopes = ask(*point)
+        wanted = cr.MDP(**process).solve(tolerance=1e-11).values
+        assert float(value) == pytest.approx((np.asarray(wanted) * weight).sum(), abs=1e-9)
         rng = np.random.default_rng(3)
         for n in range(3):
             direction = rng.normal(size=np.shape(point[n]))
@@ -229,7 +227,7 @@ def test_sharded_over_devices():
 @pytest.mark.parametrize(
     ("layout", "varies"),
     [
-        *itertools.product(["padded", "wide", "dense", "rows"], ["probabilities"]),
+        *itertools.product(["wide", "dense", "rows"], ["probabilities"]),
         ("dense", "mask and ends"),
         ("padded", "successors"),
     ],
@@ -288,13 +286,13 @@ def test_gradients_of_a_batch():
         return mdp.replace(rewards=r).solve(tolerance=1e-3).values.sum()
 
     @jax.jit
-    def both(rewards):
-        return jax.vmap(jax.grad(worth))(rewards), jax.grad(lambda r: jax.vmap(worth)(r).sum())(rewards)
+    def slopes(rewards):
+        inside, outside = jax.vmap(jax.grad(worth))(rewards), jax.grad(lambda r: jax.vmap(worth)(r).sum())(rewards)
+        return inside, outside, jax.lax.map(jax.grad(worth), rewards)
 
-    inside, outside = map(np.asarray, both(rewards))
+    inside, outside, alone = map(np.asarray, slopes(rewards))
     np.testing.assert_allclose(inside, outside, atol=1e-4)
-    for n in range(3):
-        np.testing.assert_allclose(inside[n], jax.grad(worth)(rewards[n]), atol=1e-3)
+    np.testing.assert_allclose(inside, alone, atol=1e-3)
 
 
 def test_second_derivatives_and_those_of_all_that_is_returned():

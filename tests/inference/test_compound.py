@@ -13,8 +13,13 @@ from chainrule.inference import compound, compound_paths
 from .compound_cases import NAMES, TIME, random_case
 
 EVERY = pytest.mark.parametrize("name", NAMES)
-# Two with all kinds of weights, fixed and varying, go through what is the same for all kinds of chains; it takes long.
+# One with all kinds of weights goes through what is the same for all kinds of chains; it takes long. Models of second
+# order and of segments have their draws, best labellings and entropies against enumeration too (tests/models/crf).
 SOME = pytest.mark.parametrize(
+    "name", [n if n == "segments varying" else pytest.param(n, marks=pytest.mark.slow) for n in NAMES]
+)
+# Both kinds, one with weights that are fixed and one with weights that vary; sums go through all four.
+BOTH = pytest.mark.parametrize(
     "name", [n if n in ("triples", "segments varying") else pytest.param(n, marks=pytest.mark.slow) for n in NAMES]
 )
 smooth = jax.jit(compound.smooth, static_argnums=0)
@@ -73,7 +78,7 @@ def test_sums_and_expected_uses(name, zeros):
             check(case, found, 1e-10)
 
 
-@EVERY
+@BOTH
 def test_potentials_of_a_thousand_in_float32(name):
     case = random_case(name, scale=1000.0, zeros=0.2, seed=1, dtype=np.float32)
     found = smooth(case.kind, case.steps, case.weight)
@@ -84,7 +89,7 @@ def test_potentials_of_a_thousand_in_float32(name):
         np.testing.assert_allclose(value, uses[which], atol=5e-3, err_msg=which)
 
 
-@EVERY
+@BOTH
 def test_nothing_possible_has_gradient_zero(name):
     case = random_case(name)
     node = case.steps.varying["node"].copy()
@@ -130,7 +135,7 @@ def test_rows_in_blocks_are_the_same_rows(name, monkeypatch):
     np.testing.assert_array_equal(np.asarray(paths)[case.weight > 0], np.asarray(wanted)[case.weight > 0])
 
 
-@EVERY
+@BOTH
 @pytest.mark.parametrize(("scale", "zeros"), [(1.0, 0.2), (1000.0, 0.2)])
 def test_the_best_path(name, scale, zeros):
     with jax.enable_x64(True):

@@ -67,11 +67,14 @@ def test_nothing_is_shown_or_compiled_in_when_disabled(log):
 
 
 def test_bars_and_totals_compile_nothing_anew(log):
+    @jax.jit
+    def again(x, total, token):
+        return halve.__wrapped__(x, total, token)  # by a program of its own, which no other test has compiled
+
     traces.clear()
-    jax.clear_caches()
     for total in (10, 1000, 7):
         with bar(log, total) as token:
-            halve(jnp.float32(8.0), total, token)
+            again(jnp.float32(8.0), total, token)
     assert len(traces) == 1
 
 

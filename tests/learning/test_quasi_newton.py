@@ -28,10 +28,6 @@ def logistic(x, features, labels, ridge):
     return jnp.logaddexp(jnp.zeros_like(labels), -labels * (features @ x)).sum() + ridge * (x**2).sum()
 
 
-def least_squares(x, features, targets):
-    return 0.5 * ((features @ x - targets) ** 2).sum()
-
-
 def barrier(x, weight):
     """NaN from zero down, and steep towards it."""
     return (weight * x - jnp.log(x)).sum()
@@ -67,11 +63,10 @@ def table(seed, rows=80):
     features[:, 1] = 0.7 * features[:, 0] + 0.3 * features[:, 1]
     features[:, -1] = 1
     weights = np.where(np.arange(SIZE) % 2, 0, rng.normal(size=SIZE))
-    score = features @ weights + 0.5
-    return features, np.where(score + rng.logistic(size=rows) > 0, 1.0, -1.0), score + 0.3 * rng.normal(size=rows)
+    return features, np.where(features @ weights + 0.5 + rng.logistic(size=rows) > 0, 1.0, -1.0)
 
 
-FEATURES, LABELS, TARGETS = table(0)
+FEATURES, LABELS = table(0)
 RNG = np.random.default_rng(1)
 PROBLEMS = {
     "rosenbrock": (rosenbrock, np.tile([-1.2, 1.0], SIZE // 2), (100.0,)),
@@ -129,7 +124,7 @@ def test_the_record(name):
     assert steps + 1 <= int(found.evaluations) <= 1.4 * steps + 10
 
 
-@PROBLEM
+@pytest.mark.parametrize("name", ["rosenbrock", "ill-conditioned"])
 def test_float32_ends_where_rounding_begins(name):
     with jax.enable_x64(True):
         best = solved(name, float).value
@@ -251,20 +246,19 @@ def assert_optimal(x, gradient, l1, tolerance):
     np.testing.assert_allclose(gradient[x != 0], (-l1 * np.sign(x))[x != 0], atol=tolerance)
 
 
-@pytest.mark.parametrize("objective", [logistic, least_squares], ids=lambda f: f.__name__)
-def test_the_l1_optimum(objective):
-    args = (FEATURES, LABELS, 0.01) if objective is logistic else (FEATURES, TARGETS)
+def test_the_l1_optimum():
+    args = (FEATURES, LABELS, 0.01)
     for scale in (1.0, 4.0):
         l1 = scale * np.append(np.ones(SIZE - 1), 0)  # the intercept goes free
         with jax.enable_x64(True):
-            found = run(objective, *floats((np.zeros(SIZE), args, l1), float))
-            smooth = float(value(objective, found.x, floats(args, float)))
+            found = run(logistic, *floats((np.zeros(SIZE), args, l1), float))
+            smooth = float(value(logistic, found.x, floats(args, float)))
         assert found.status == Ending.CONVERGED
         assert_optimal(found.x, found.gradient, l1, 1e-4)
         assert 1 <= (np.asarray(found.x) == 0).sum() < SIZE - 1
         assert np.asarray(found.x)[-1] != 0
         assert float(found.value) == pytest.approx(smooth + (l1 * np.abs(found.x)).sum(), rel=1e-9)
-    single = run(objective, *floats((np.zeros(SIZE), args, l1), jnp.float32), tolerance=1e-7)
+    single = run(logistic, *floats((np.zeros(SIZE), args, l1), jnp.float32), tolerance=1e-7)
     assert_optimal(single.x, single.gradient, l1, 2e-2)
     np.testing.assert_array_equal(np.asarray(single.x) == 0, np.asarray(found.x) == 0)
 
@@ -323,48 +317,40 @@ def test_the_function_is_traced_once():
 
     @partial(jax.jit, static_argnames="penalised")
     def solve(x, centre, l1, limit, tolerance, *, penalised):
-        return minimise(
-            value_and_grad,
-            x,
-            (centre,),
-            l1=l1 if penalised else None,
-            max_iterations=limit,
-            tolerance=tolerance,
-            history_size=20,
-        )
+        l1 = l1 if penalised else None
+        limits = {"max_iterations": limit, "tolerance": tolerance, "history_size": 20}
+        return minimise(value_and_grad, x, (centre,), l1=l1, **limits)
 
     x, centre = np.zeros(3, np.float32), np.arange(3, dtype=np.float32)
-    for penalised in (False, True):
-        traces.clear()
-        first = solve(x, centre, 0.5, 10, 1e-6, penalised=penalised)
-        second = solve(x + 1, centre + 1, 0.25, 15, 0.0, penalised=penalised)
-        assert len(traces) == 1
-        np.testing.assert_allclose(first.x, np.maximum(np.arange(3) - 0.5 * penalised, 0), atol=1e-5)
-        np.testing.assert_allclose(second.x, np.arange(1, 4) - 0.25 * penalised, atol=1e-5)
+    first = solve(x, centre, 0.5, 10, 1e-6, penalised=True)
+    second = solve(x + 1, centre + 1, 0.25, 15, 0.0, penalised=True)
+    assert len(traces) == 1
+    np.testing.assert_allclose(first.x, [0, 0.5, 1.5], atol=1e-5)
+    np.testing.assert_allclose(second.x, [0.75, 1.75, 2.75], atol=1e-5)
+    jax.eval_shape(partial(solve, penalised=False), x, centre, 0.5, 10, 1e-6)  # the same without a penalty
+    assert len(traces) == 2
 
 
-def test_side_by_side_as_one_by_one():
+def test_side_by_side_each_finds_its_own_minimum():
     rng = np.random.default_rng(2)
     curvatures = np.stack([np.ones(SIZE), np.logspace(-2, 2, SIZE), np.linspace(1, 5, SIZE)])
     centres = rng.normal(size=(3, SIZE))
 
     def solve(x, curvature, centre):
-        return minimise(
-            jax.value_and_grad(quadratic), x, (curvature, centre), l1=0.01, tolerance=1e-12, history_size=201
-        )
+        return minimise(jax.value_and_grad(quadratic), x, (curvature, centre), l1=0.01, tolerance=0.0, history_size=201)
 
     with jax.enable_x64(True):
         args = floats((np.zeros((3, SIZE)), curvatures, centres), float)
         batch = jax.jit(jax.vmap(solve))
-        together, single = batch(*args), jax.jit(solve)
-        alone = [single(*(a[n] for a in args)) for n in range(3)]
+        together = batch(*args)
         easy = jax.tree.map(np.asarray, batch(*(np.broadcast_to(a[:1], a.shape) for a in args)))
     together = jax.tree.map(np.asarray, together)
     assert len({int(n) for n in together.iterations}) > 1
-    for n in range(3):
-        assert together.status[n] == alone[n].status == Ending.CONVERGED
-        np.testing.assert_allclose(together.x[n], alone[n].x, atol=1e-7)
-        assert float(together.value[n]) == pytest.approx(float(alone[n].value), rel=1e-9)
+    assert (together.status == Ending.CONVERGED).all()
+    wanted = np.sign(centres) * np.maximum(np.abs(centres) - 0.01 / curvatures, 0)  # as for soft thresholding
+    np.testing.assert_allclose(together.x, wanted, atol=1e-7)
+    values = 1 + (0.5 * curvatures * (wanted - centres) ** 2 + 0.01 * np.abs(wanted)).sum(1)
+    np.testing.assert_allclose(together.value, values, rtol=1e-9)
     # a run that has ended stays exactly as it was, however long the others take
     for leaf, other in zip(jax.tree.leaves(together), jax.tree.leaves(easy), strict=True):
         np.testing.assert_array_equal(leaf[0], other[0])

@@ -23,7 +23,7 @@ def test_all_queries_take_indexed_sentences(name):
             np.testing.assert_array_equal(got, wanted)
         np.testing.assert_array_equal(model.log_prob(known, SOME), model.log_prob(x, SOME))
         np.testing.assert_array_equal(model.entropy(known), model.entropy(x))
-        np.testing.assert_array_equal(model.k_best(known, 3).log_prob, model.k_best(x, 3).log_prob)
+        np.testing.assert_array_equal(model.k_best(known, 4).log_prob, model.k_best(x, 4).log_prob)
         key = jax.random.key(0)
         for got, wanted in zip(model.sample(key, known, 2).states, model.sample(key, x, 2).states, strict=True):
             np.testing.assert_array_equal(got, wanted)
@@ -50,7 +50,7 @@ def test_the_index_of_another_model_is_refused():
 
 
 @pytest.mark.parametrize("known", [None, SOME], ids=["free", "known"])
-@pytest.mark.parametrize("name", ["attributes", "templates", "attributes, structure", "mixed, structure"])
+@pytest.mark.parametrize("name", ["attributes", "attributes, structure", "mixed, structure"])
 def test_alone_is_the_same_as_together(name, known, monkeypatch):
     c = case(name)
     x = c.sentences(NEW)
