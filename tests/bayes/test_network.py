@@ -4,7 +4,6 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-import numpyro
 import numpyro.distributions as dist
 import pytest
 from numpyro.infer.autoguide import AutoMultivariateNormal
@@ -62,7 +61,11 @@ def test_nuts_finds_the_conjugate_posterior():
     np.testing.assert_allclose(fit.history, expected, atol=1e-4)
 
 
-@pytest.mark.parametrize("guide", [None, AutoMultivariateNormal])
+@pytest.mark.parametrize(
+    "guide",
+    # the network below is fitted by this guide; two more programs say the same of a line
+    [None, pytest.param(AutoMultivariateNormal, marks=pytest.mark.slow)],
+)
 def test_svi_finds_the_conjugate_posterior(guide):
     method = SVI if guide is None else bayes.SVI(steps=4000, num_samples=1000, guide=guide)
     fit = line().fit(X, Y, method=method, key=KEY)
@@ -97,26 +100,43 @@ def test_equal_shapes_compile_once_and_a_bar_changes_nothing(method, capsys):
     assert "100%" in capsys.readouterr().err
 
 
-def test_an_equinox_mlp_under_both_methods():
+@pytest.fixture(scope="module")
+def curve():
     """An odd network for an odd curve: without biases there is half as much to compile."""
     x = np.linspace(-1, 1, 12, dtype=np.float32)[:, None]
     y = np.float32(np.sin(2 * x) + 0.1 * np.random.default_rng(3).normal(size=x.shape))
     module = eqx.nn.MLP(1, 1, 4, 1, activation=jnp.tanh, use_bias=False, use_final_bias=False, key=KEY)
     network = bayes.BNN(module, likelihood=bayes.Normal(dist.Gamma(20.0, 1.0)))
+    method = bayes.SVI(steps=4000, num_samples=400, guide=AutoMultivariateNormal)
+    return x, y, network, network.fit(x, y, method=method, key=KEY)
+
+
+def test_an_equinox_mlp_and_its_noise(curve):
+    x, y, _, fit = curve
+    mean = np.asarray(fit.predict(x).mean)
+    assert np.sqrt(((mean - y) ** 2).mean()) < 0.25
+    # 20 a priori, and the curve is within 0.1 of y: more precise than that, and not without end
+    precision = np.asarray(fit.samples["noise_precision"])
+    assert precision.shape == (400,)
+    assert 15 < precision.mean() < 40
+    outputs = np.asarray(jax.jit(jax.vmap(lambda module: jax.vmap(module)(x)))(fit.models))
+    assert outputs.shape == (400, 12, 1)
+    np.testing.assert_allclose(outputs.mean(axis=0), mean, atol=1e-5)
+
+
+# NUTS and SVI are each checked against a closed form above, so that this long comparison need not run every time
+@pytest.mark.slow
+def test_both_methods_agree_on_an_equinox_mlp(curve):
+    x, y, network, svi = curve
     nuts = network.fit(x, y, method=bayes.NUTS(num_warmup=200, num_samples=200, max_tree_depth=6), key=KEY)
-    svi = network.fit(x, y, method=bayes.SVI(steps=4000, num_samples=400), key=KEY)
     by_nuts, by_svi = nuts.predict(x), svi.predict(x)
     assert set(nuts.diagnostics.r_hat) == {"outputs", "noise_precision"}
     assert nuts.diagnostics.r_hat["outputs"] < 1.1
-    # mean field is an approximation: agreement within half a predictive standard deviation is what it owes
+    # a normal guide is an approximation: agreement within half a predictive standard deviation is what it owes
     mean, std = np.asarray(by_nuts.mean), np.asarray(by_nuts.std)
     assert np.abs(mean - by_svi.mean).max() < 0.5 * std.min()
     assert np.sqrt(((mean - y) ** 2).mean()) < 0.25
     np.testing.assert_allclose(std, by_svi.std, rtol=0.5)
-
-    outputs = np.asarray(jax.jit(jax.vmap(lambda module: jax.vmap(module)(x)))(nuts.models))
-    assert outputs.shape == (400, 12, 1)
-    np.testing.assert_allclose(outputs.mean(axis=0), mean, atol=1e-5)
 
 
 def test_classes_and_fixed_arrays():
@@ -226,16 +246,10 @@ def test_impossible_settings(make, message):
         make()
 
 
-@pytest.mark.parametrize(
-    "method",
-    [bayes.SVI(steps=5, num_samples=5), pytest.param(bayes.NUTS(5, 5, num_chains=1), marks=pytest.mark.slow)],
-)
+@pytest.mark.parametrize("method", [SVI, NUTS])
 def test_an_impossible_model_fails_without_raising(method):
-    def program():
-        scale = numpyro.sample("scale", dist.HalfNormal(1.0))
-        numpyro.factor("never", jnp.where(scale > 0, -jnp.inf, 0.0))
-
-    assert method.draws(KEY, program).status is bayes.Status.FAILED
+    """No weight makes data possible whose square is more than a float32 can hold."""
+    assert line().fit(X, np.full_like(Y, 1e30), method=method, key=KEY).status is bayes.Status.FAILED
 
 
 def test_status_names_the_most_serious_objection():

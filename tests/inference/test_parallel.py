@@ -15,8 +15,7 @@ COMPILED = {name: jax.jit(engine.marginals) for name, engine in {"one": sequenti
 
 @pytest.mark.parametrize(
     ("time", "length", "time_varying"),
-    [(1, 1, True), (2, 2, False), (7, 5, False), (7, 5, True)]
-    + [(120, length, varying) for length in (61, 120) for varying in (False, True)],
+    [(1, 1, True), (7, 5, False)] + [(120, length, varying) for length in (61, 120) for varying in (False, True)],
 )
 def test_equal_to_sequential(time, length, time_varying):
     """Which is done here in float64, in log space."""
@@ -44,11 +43,14 @@ def test_gradient_is_the_marginals_also_in_a_batch():
 
 
 def test_falls_back_where_floats_underflow():
-    # two states that never mix: the evidence abandons state 1 for 200 nats, then brings it back for 300
-    node = np.float32(np.repeat([[0.0, -20.0], [-30.0, 0.0]], 10, axis=0))
-    never = np.float32([[0.0, -np.inf], [-np.inf, 0.0]])
-    found = COMPILED["many"](cr.Chain(np.log(np.float32([0.5, 0.5])), never, node))
-    np.testing.assert_allclose(found.log_partition, -200 + np.log(0.5), rtol=1e-6)
+    # states that never mix, the last without a start: the evidence abandons state 1 for 180 nats, then brings it back
+    # for 270; as many steps and states as in the test below, which is the same program
+    node = np.float32(np.repeat([[0.0, -10.0, 0.0], [-15.0, 0.0, 0.0]], 18, axis=0))
+    never = np.where(np.eye(3) > 0, np.float32(0), -np.inf).astype(np.float32)
+    with np.errstate(divide="ignore"):
+        initial = np.log(np.float32([0.5, 0.5, 0]))
+    found = COMPILED["many"](cr.Chain(initial, never, node))
+    np.testing.assert_allclose(found.log_partition, -180 + np.log(0.5), rtol=1e-6)
     np.testing.assert_allclose(np.asarray(found.unary)[:, 1], 1.0, atol=1e-6)
 
 
@@ -77,35 +79,32 @@ def test_models_take_these_sweeps_where_they_suit(monkeypatch):
     slope = jax.jit(jax.grad(lambda model, data: model.log_prob(data).sum()))
     taken = []
     monkeypatch.setattr(chunks, "suits", lambda likelihood: taken.append(likelihood.ndim) or True)
-    queries = [(hmm.posterior(data), hmm.viterbi(data).states) for data in (x, pieces)]
-    alone = hmm.log_prob(x), hmm.filter(x)
-    slopes = [slope(hmm, cr.Sequences.pack(data)) for data in (x, pieces)]
+    one, several, paths = hmm.posterior(x), hmm.posterior(pieces), hmm.viterbi(pieces).states
+    log_prob, filtered = hmm.log_prob(x), hmm.filter(x)
+    gradient = slope(hmm, cr.Sequences.pack(pieces))
     assert {2, 3} <= set(taken)
 
     logs = np.log(initial), np.log(transition)
     scores = [norm.logpdf(piece[:, None], mean, np.sqrt(variance)) for piece in (x, *pieces)]
     truth = [oracles.forward_backward(*logs, node) for node in scores]
-    paths = [oracles.viterbi(*logs, node)[1] for node in scores]
 
     def close(a, b):
         np.testing.assert_allclose(a, b, rtol=1e-3, atol=2e-5)
 
-    (one, path), (several, own_paths) = queries
     close(
-        [*alone[:1], alone[1].log_prob, one.log_prob, *several.log_prob],
+        [log_prob, filtered.log_prob, one.log_prob, *several.log_prob],
         np.r_[[truth[0].log_partition] * 3, [t.log_partition for t in truth[1:]]],
     )
-    close(alone[1].filtered[-1], truth[0].marginals[-1])
-    for marginals, states, t, wanted in zip(
-        (one.marginals, *several.marginals), (path, *own_paths), truth, paths, strict=True
-    ):
+    close(filtered.filtered[-1], truth[0].marginals[-1])
+    for marginals, t in zip((one.marginals, *several.marginals), truth, strict=True):
         close(marginals, t.marginals)
-        np.testing.assert_array_equal(states, wanted)
-    for gradient, parts, data in zip(slopes, (truth[:1], truth[1:]), ([x], pieces), strict=True):
-        close(gradient.initial, sum(t.marginals[0] for t in parts) / initial)
-        close(gradient.transition, sum(t.pair_marginals.sum(0) for t in parts) / transition)
-        off = [(t.marginals, d[:, None] - mean) for t, d in zip(parts, data, strict=True)]
-        close(gradient.emission.loc, sum((m * o).sum(0) for m, o in off) / variance)
+    for states, node in zip(paths, scores[1:], strict=True):
+        np.testing.assert_array_equal(states, oracles.viterbi(*logs, node)[1])
+    parts = truth[1:]
+    close(gradient.initial, sum(t.marginals[0] for t in parts) / initial)
+    close(gradient.transition, sum(t.pair_marginals.sum(0) for t in parts) / transition)
+    off = [(t.marginals, d[:, None] - mean) for t, d in zip(parts, pieces, strict=True)]
+    close(gradient.emission.loc, sum((m * o).sum(0) for m, o in off) / variance)
 
 
 def test_only_accelerators_and_long_chains_with_few_states_suit(monkeypatch):
@@ -117,13 +116,13 @@ def test_only_accelerators_and_long_chains_with_few_states_suit(monkeypatch):
     assert not chunks.suits(np.zeros((200, 150)))
 
 
-@pytest.mark.parametrize("shape", ["one", "time-varying", "rows", "rows, each with its own"])
+@pytest.mark.parametrize("shape", ["one", "time-varying rows, each with its own"])
 def test_the_best_path_in_pieces_is_the_best_path(shape):
     """Whole numbers, so that no sum is rounded and even ties have to be decided alike; zeros, and sequences end to end."""
     rng = np.random.default_rng(len(shape))
     time, states, rows = 47, 3, 4
     row = (rows,) if "rows" in shape else ()
-    pair = {"one": (), "rows": ()}.get(shape, (time,))
+    pair = (time,) if "varying" in shape else ()
     transition = rng.integers(-3, 1, (*pair, states, states, *(row if "own" in shape else ())))
     transition = np.where(rng.random(transition.shape) < 0.2, -np.inf, transition)
     start = rng.random((time, *row)) < 0.1

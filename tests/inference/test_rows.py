@@ -34,10 +34,9 @@ class Layout:
 
 LAYOUTS = {
     "many lanes": Layout(3, 5, False, "float32", False, total=True),
-    "many lanes, double": Layout(3, 5, False, "float64", True),
     "one row, both directions together": Layout(3, None, False, "float32", False),
     "one row, apart": Layout(16, None, False, "float32", True, total=True),
-    "lanes, time-varying": Layout(3, 4, True, "float32", True),
+    "lanes, time-varying, double": Layout(3, 4, True, "float64", True),
     "lanes, each with its own": Layout(3, 4, True, "float32", True, own=True),
 }
 TIME = 9
@@ -186,7 +185,7 @@ def test_weighted_sum_of_many_terms_keeps_its_digits():
 
 # Transformations
 
-batched_gradient = jax.jit(jax.vmap(jax.value_and_grad(engine.log_partition)))
+nested_gradient = jax.jit(jax.vmap(jax.vmap(jax.value_and_grad(engine.log_partition))))
 
 
 def batch_of_chains(number, seed=0, zeros=0.2):
@@ -195,18 +194,21 @@ def batch_of_chains(number, seed=0, zeros=0.2):
     return batch, jax.tree.map(lambda *x: np.stack(x), *(cr.Chain(*arrays) for arrays in batch))
 
 
+def value_and_gradient(chains):
+    """Of six chains, as two batches of three."""
+    nested = jax.tree.map(lambda x: x.reshape(2, 3, *x.shape[1:]), chains)
+    return jax.tree.map(lambda x: np.asarray(x).reshape(6, *x.shape[2:]), nested_gradient(nested))
+
+
 def test_vmap_grad_and_their_mixtures():
     batch, chains = batch_of_chains(6)
     truth = [oracles.forward_backward(*arrays) for arrays in batch]
     log_partitions = np.array([t.log_partition for t in truth])
-    nested = jax.tree.map(lambda x: x.reshape(2, 3, *x.shape[1:]), chains)
 
-    value, slopes = batched_gradient(chains)
+    value, slopes = value_and_gradient(chains)
     summed = jax.jit(jax.grad(lambda c: jax.vmap(engine.log_partition)(c).sum()))(chains)
-    twice = jax.jit(jax.vmap(jax.vmap(engine.log_partition)))(nested)
 
     np.testing.assert_allclose(value, log_partitions, atol=3e-6)
-    np.testing.assert_allclose(twice, log_partitions.reshape(2, 3), atol=3e-6)
     for found in slopes, summed:
         np.testing.assert_allclose(found.initial, [t.marginals[0] for t in truth], atol=3e-6)
         np.testing.assert_allclose(found.node, [t.marginals for t in truth], atol=3e-6)
@@ -236,7 +238,7 @@ def test_one_impossible_chain_in_a_batch_harms_no_other():
     batch[2][2][3] = -INF
     chains.node[2, 3] = -INF
     truth = [oracles.forward_backward(*arrays) for arrays in batch]
-    value, slopes = batched_gradient(chains)
+    value, slopes = value_and_gradient(chains)
     np.testing.assert_allclose(value, [t.log_partition for t in truth], atol=3e-6)
     np.testing.assert_allclose(slopes.node, [t.marginals for t in truth], atol=3e-6)
     np.testing.assert_allclose(slopes.pair, [t.pair_marginals.sum(0) for t in truth], atol=6e-6)
@@ -274,7 +276,7 @@ def test_new_values_trace_nothing():
     @jax.jit
     def query(chain):
         traces.append(chain)
-        return engine.marginals(chain), engine.log_partition(chain)
+        return engine.log_partition(chain)
 
     batch, _ = batch_of_chains(3)
     for initial, pair, node in batch:

@@ -75,7 +75,7 @@ def test_evidence_abandons_a_state_and_comes_back(backwards):
 def test_evidence_leaves_a_state_at_both_ends_and_wants_it_in_between(wide):
     """Each direction loses state 1 at its own end, so neither sees that it wins by 100 nats in the middle."""
     size = 20 if wide else 1  # past what float64 holds, past what float32 holds
-    ends, middle = np.repeat([[0.0, -10.0]], 20, axis=0), np.repeat([[-5.0, 0.0]], 100, axis=0)
+    ends, middle = np.repeat([[0.0, -50.0]], 4, axis=0), np.repeat([[-125.0 / 3, 0.0]], 12, axis=0)
     arrays = np.log([0.5, 0.5]), EYE, size * np.concatenate([ends, middle, ends])
     truth = oracles.forward_backward(*arrays)
     with jax.enable_x64(wide):
@@ -176,7 +176,6 @@ def test_float32_over_100_000_steps():
     ("query", "time", "states"),
     [
         (engine.marginals, 1_000_000, 5),
-        (jax.grad(engine.log_partition), 1_000_000, 5),
         (jax.value_and_grad(engine.log_partition), 2000, 1000),
     ],
 )

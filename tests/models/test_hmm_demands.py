@@ -21,8 +21,8 @@ def two(rates=(3.0, 20.0), **kwargs):
     return cr.HMM([0.5, 0.5], STAY, E.Poisson(rates), **kwargs)
 
 
-@pytest.mark.parametrize("method", [cr.EM(max_iterations=3), cr.Adam(max_iterations=3)], ids=["em", "adam"])
-def test_restarts_keep_what_is_frozen(method):
+def test_restarts_keep_what_is_frozen():
+    method = cr.EM(max_iterations=3)
     fit = two().fit(X, key=jax.random.key(3), restarts=4, method=method, frozen=lambda m: m.transition)
     np.testing.assert_allclose(fit.model.transition, STAY, rtol=1e-6)
 
@@ -89,6 +89,7 @@ def test_transitions_under_somebody_elses_distribution(method):
     hmm = cr.HMM([0.5, 0.5], np.full((2, 2), 0.5), dist.Poisson(np.float32([3, 20])))
     fit = hmm.fit(X, method=method, frozen=lambda m: m.emission)
     assert repr(fit.model) == "HMM(2 states, Poisson)"
+    np.testing.assert_array_equal(jax.tree.leaves(fit.model.emission), jax.tree.leaves(hmm.emission))
     assert fit.log_prob > fit.history[0] == pytest.approx(float(hmm.log_prob(X)), rel=1e-5)
     assert fit.num_parameters == 3
 
@@ -113,7 +114,6 @@ def test_an_object_of_any_class_is_an_emission():
     node = np.nan_to_num(scipy.stats.norm.logpdf(np.array(x)[:, None], [0, 3]))
     wanted, posterior = oracles.forward_backward(np.log([0.5, 0.5]), np.log(STAY), node), hmm.posterior(x)
     np.testing.assert_allclose(posterior.marginals, wanted.marginals, rtol=1e-5)
-    assert hmm.viterbi(x).states.tolist() == [0, 1, 1, 1]
     assert hmm.sample(jax.random.key(0), 5)[1].shape == (5,)
     fit = hmm.fit(x, frozen=lambda m: m.emission, method=cr.EM(max_iterations=2))
     assert fit.log_prob >= float(posterior.log_prob)
