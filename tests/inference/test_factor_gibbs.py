@@ -90,13 +90,10 @@ def test_binary_factor_graphs_agree_with_the_pairwise_engine():
 
 
 def test_tables_and_temperatures_compile_nothing():
-    _, form = as_factors(a_graph(0))
-    _, other = as_factors(a_graph(1))
-    state = jax.jit(factor_gibbs.random_state, static_argnums=2)(KEY, form, 3)
-    factor_gibbs.run(KEY, state, form, 2, 1.0)
-    before = factor_gibbs.run._cache_size()
-    factor_gibbs.run(KEY, state, other, 5, 0.5)
-    assert factor_gibbs.run._cache_size() == before
+    a_graph(0).sample(KEY, 6000, sweeps=2)
+    before = factor_gibbs.fresh._cache_size()
+    a_graph(1).sample(KEY, 6000, sweeps=5, beta=0.5)
+    assert factor_gibbs.fresh._cache_size() == before
 
 
 def test_a_variable_without_a_possible_state_stays():

@@ -93,7 +93,7 @@ def test_other_temperatures_compile_nothing():
 def test_every_gap_is_tried_in_every_turn():
     """Without couplings all states are alike and every exchange takes place, from the first turn on."""
     betas = np.linspace(0, 1, 12, dtype=np.float32)
-    found = tempering.parallel_tempering(KEY, np.ones((8, 400, 12), np.int8), two_modes(0.0, 0.0), betas, 2)
+    found = tempering.parallel_tempering(KEY, np.ones((8, 400, 12), np.int8), two_modes(0.0, 0.0), betas, 2, 1)
     assert found.swap_rates.tolist() == [1] * 11
 
 

@@ -11,7 +11,7 @@ import pairwise_cases as cases
 import pytest
 
 import chainrule as cr
-from chainrule.forms.layouts import Bipartite, Dense, Lattice, Neighbours
+from chainrule.forms.layouts import Bipartite, Lattice, Neighbours
 from chainrule.graphs.couplings import compile_edges
 from chainrule.inference.mean_field import mean_field
 from chainrule.models.boltzmann import engine, learning
@@ -151,7 +151,8 @@ def test_the_exact_fit_finds_the_distribution_and_its_gradient_vanishes():
     np.testing.assert_allclose(fit.model.weights, truth.weights, atol=0.03)
     np.testing.assert_allclose(fit.model.bias, truth.bias, atol=0.03)
     assert fit.log_prob == pytest.approx(np.asarray(fit.model.log_prob(rows)).sum(), rel=1e-5)
-    assert (np.diff(fit.history) > -1e-2).all()
+    # never down, but for rounding: sums of this size are known to some units in their last place
+    assert (np.diff(fit.history) > -4 * np.spacing(np.abs(fit.history).max().astype(np.float32))).all()
     # moments of the data are those of the machine (Ackley et al. 1985)
     p = np.exp(np.asarray(fit.model.log_prob(x), float))
     np.testing.assert_allclose(x.T @ p, rows.mean(0), atol=2e-3)
@@ -190,12 +191,15 @@ def test_pcd_comes_near_the_exact_fit_and_compiles_once():
     assert learning._run._cache_size() == before
 
 
-LEARNT = [(Dense, True, 0), (Bipartite, False, 0), (Neighbours, True, 2)]
+LEARNT = [(Bipartite, False, 0), (Neighbours, True, 2)]  # a fit of a dense machine is below
 
 
 @pytest.mark.parametrize(("layout", "spins", "hidden"), LEARNT)
 def test_a_step_of_pcd_is_the_exact_gradient_in_every_layout(layout, spins, hidden):
-    """Slopes weighed by exact probabilities are those of log Z; one step of 4000 chains is log p's within 5 errors."""
+    """Slopes weighed by exact probabilities are those of log Z; one step of 4000 chains is log p's within 5 errors.
+
+    No random number of the step is used twice.
+    """
     count, ends, weights, bias = cases.random_edges(layout)
     problem = Pairs(compile_edges(count, ends, layout), np.arange(count, dtype=np.int32), spins)
     start = np.float32(bias), np.float32(weights)
@@ -215,7 +219,9 @@ def test_a_step_of_pcd_is_the_exact_gradient_in_every_layout(layout, spins, hidd
     each = jax.jit(lambda start, x: jax.vmap(lambda one: problem.slopes(problem.form(start), one[:, None]), 1)(x))
     mine = [p @ np.asarray(part) for part in each(start, x)]
     method = cr.PCD(epochs=1, batch_size=1000, chains=4000, sweeps=30, learning_rate=1.0, decay=1.0, centred=False)
-    found = learning.fit(problem, start, rows, method, KEY, tiny=False, progress=False).model
+    with jax.debug_key_reuse(True):  # refuses a key that two draws would share
+        key = jax.random.key(0, impl="philox2x32")
+        found = learning.fit(problem, start, rows, method, key, tiny=False, progress=False).model
     error = 5 * (1 if spins else 0.5) * np.sqrt(1 / 4000 + (1 / 1000 if hidden else 0))
     for got, old, slope, ours, theirs in zip(found, start, wanted, mine, of_log_z, strict=True):
         np.testing.assert_allclose(ours, theirs, atol=1e-5)
@@ -275,10 +281,9 @@ def test_a_large_torus_is_drawn_in_words():
     plain = np.asarray(machine.energy(other.sample(jax.random.key(1, impl="philox2x32"), 100, sweeps=30)), float)
     error = np.hypot(packed.std(), plain.std()) / np.sqrt(100)
     assert abs(packed.mean() - plain.mean()) < 4 * error
-    assert machine.sample(KEY, sweeps=2).shape == (1024,)
     before = engine.on_lattice._cache_size()
     stronger = eqx.tree_at(lambda m: (m.weights, m.bias), machine, tuple(map(jax.device_put, (2 * weights, bias + 1))))
-    assert np.asarray(stronger.sample(KEY, sweeps=3)).mean() > 0.9
+    assert np.asarray(stronger.sample(KEY, 100, sweeps=3)).mean() > 0.9
     assert engine.on_lattice._cache_size() == before
 
 
@@ -314,14 +319,7 @@ def test_tempering_weighs_modes_in_the_order_of_nodes():
     assert cases.chi_square(counts, np.exp(machine.log_prob(every_state((-1, 1))))) > 1e-3
 
 
-def test_no_random_number_is_used_twice():
-    """jax follows every key from where it is made, and refuses one that two draws would share."""
-    machine = cr.BoltzmannMachine.from_graph(a_graph(), hidden=["c"])
-    with jax.debug_key_reuse(True):
-        machine.fit(np.eye(4, dtype=int), method=cr.PCD(epochs=1, batch_size=2, chains=3), key=jax.random.key(5))
-
-
-@pytest.mark.parametrize("layout", [Dense, Bipartite, Lattice])  # of the draws of each `test_gibbs` tells
+@pytest.mark.parametrize("layout", [Bipartite, Lattice])  # of the draws of each `test_gibbs` tells
 def test_log_z_of_tori(layout):
     for beta in (0.2, 0.44):
         model = cases.torus(4, layout)  # without biases

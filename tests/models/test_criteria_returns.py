@@ -163,7 +163,7 @@ def test_what_is_wrong_is_named():
     with pytest.raises(ValueError, match="not one of 0"):
         mdp.solve(criterion=CVaR(0.1, start=7), horizon=2)
     rng = np.random.default_rng(0)
-    large = cr.MDP(rng.dirichlet(np.ones(20), (20, 5)), rng.random((20, 5)))
+    large = cr.MDP(rng.dirichlet(np.ones(100), (100, 30)), rng.random((100, 30)))  # 9 million after two steps
     with pytest.raises(ValueError, match="more than 5,000,000: shorten the horizon"):
         large.solve(criterion=CVaR(0.1, start=0), horizon=20)
     policy = mdp.solve(criterion=CVaR(0.1, start=0), horizon=2).details["policy"]

@@ -95,6 +95,7 @@ def test_under_jit_vmap_and_grad_saved_and_frozen(tmp_path):
 @pytest.mark.parametrize("method", [cr.HMC(0.3, steps=30), cr.MALA(0.2, steps=100)], ids=lambda m: type(m).__name__)
 def test_samplers_have_the_moments_of_a_gaussian(method):
     walk = truth().walk(fast_key(0), np.zeros((4000, 2), np.float32), method=method)
+    assert walk.path is None
     samples = np.asarray(walk.samples)
     error = np.sqrt(np.diag(COVARIANCE) / 4000)
     assert (abs(samples.mean(0) - MEAN) < 4 * error).all()
@@ -123,9 +124,6 @@ def test_paths_and_images():
     walk = model.walk(fast_key(0), start, method=cr.HMC(0.2, steps=5), keep=True)
     assert walk.path.shape == (5, 4, 2, 3)
     np.testing.assert_array_equal(np.asarray(walk.path)[-1], walk.samples)
-    again = model.walk(fast_key(0), start, method=cr.HMC(0.2, steps=5))
-    assert again.path is None
-    np.testing.assert_array_equal(again.samples, walk.samples)
 
 
 # Learning
@@ -230,8 +228,8 @@ def test_divergence_is_undone_and_reported():
 
 def test_a_fit_that_recovers_says_so():
     # a gap that only the first chains have, far out: going back and slowing down cures it
-    objective = cr.LangevinPCD(cr.Langevin(0.05, 10), chains=100, penalty=0.0, max_gap=2.0)
-    wild = cr.MiniBatch(epochs=8, batch_size=100, learning_rate=0.6)
+    objective = cr.LangevinPCD(cr.Langevin(0.05, 10), chains=400, penalty=0.0, max_gap=2.0)
+    wild = cr.MiniBatch(epochs=12, batch_size=100, learning_rate=0.6, average=0.98)
     fit = fitted(objective, wild, safeguard=cr.Safeguard(period=5, retries=50, slower=0.3))
     assert fit.status == cr.Status.ROLLED_BACK
     assert (abs(fit.history) > 2).any()
@@ -241,12 +239,11 @@ def test_a_fit_that_recovers_says_so():
 
 def test_new_numbers_compile_nothing():
     function = energy_learning._descend
-    few = cr.MiniBatch(epochs=8, batch_size=100)
-    fitted(cr.LangevinPCD(cr.Langevin(0.05, 10), chains=100), few)
+    fitted(cr.LangevinPCD(cr.Langevin(0.05, 10), chains=400))
     with jax.log_compiles(False):
         before = function._cached._cache_size()
-        slower = cr.MiniBatch(epochs=8, batch_size=100, learning_rate=1e-4, clip=1.0, l2=0.1)
-        other = cr.LangevinPCD(cr.Langevin(0.01, 10), chains=100, penalty=0.1, restart=0.2)
+        slower = cr.MiniBatch(epochs=12, batch_size=100, learning_rate=1e-4, clip=1.0, l2=0.1, average=0.9)
+        other = cr.LangevinPCD(cr.Langevin(0.01, 10), chains=400, penalty=0.1, restart=0.2)
         fitted(other, slower, safeguard=cr.Safeguard(7, 1, 0.1))
         assert function._cached._cache_size() == before > 0
 
@@ -285,7 +282,8 @@ def test_a_classifier_knows_what_inputs_look_like(tmp_path):
         np.log(sum(np.exp(-np.asarray(model.conditional(n).energy(rows[:3]))) for n in model.labels)),
         rtol=1e-4,
     )
-    draws = model.conditional("right").sample(fast_key(2), 200, method=cr.Langevin(0.05, 200))
+    start = np.zeros((200, 2), np.float32)
+    draws = model.conditional("right").sample(fast_key(2), 200, start=start, method=cr.Langevin(0.05, 200))
     assert np.mean([name == "right" for name in model.predict(draws)]) > 0.8
     cr.save(tmp_path / "joint.npz", model)
     again = cr.load(tmp_path / "joint.npz", like=joint)

@@ -78,7 +78,7 @@ def sweep(
     starts = model.coupling.starts
     numbers = range(len(starts) - 1)
     dice = uniform(key, state.shape, model.bias.dtype) if state.size <= _FEW else None
-    keys = jax.random.split(key, len(numbers))
+    keys = jax.random.split(key, len(numbers)) if dice is None else []  # a key has one use
     biases = model.biases[:, None]
     for number in reversed(numbers) if reverse else numbers:
         piece = slice(starts[number], starts[number + 1])

@@ -28,7 +28,7 @@ def gains_by_programme(mdp):
     return found.x[:S]
 
 
-@pytest.mark.parametrize("seed", range(150))
+@pytest.mark.parametrize("seed", range(60))
 def test_no_policy_is_better_and_the_one_returned_is_as_good(seed):
     mdp = random_mdp(np.random.default_rng(seed))
     solution = mdp.solve(criterion=AVERAGE, tolerance=1e-8)
@@ -42,14 +42,14 @@ def test_no_policy_is_better_and_the_one_returned_is_as_good(seed):
     np.testing.assert_allclose(solution.details["attained"], truth, atol=2e-8)
 
 
-@pytest.mark.parametrize("seed", range(150, 190))
+@pytest.mark.parametrize("seed", range(60, 85))
 def test_linear_programme_agrees(seed):
     mdp = random_mdp(np.random.default_rng(seed), most_states=7)
     solution = mdp.solve(criterion=AVERAGE, tolerance=1e-8)
     np.testing.assert_allclose(solution.values, gains_by_programme(mdp), atol=1e-6)  # HiGHS keeps to 1e-7
 
 
-@pytest.mark.parametrize("seed", range(40))
+@pytest.mark.parametrize("seed", range(25))
 def test_gain_and_bias_satisfy_both_optimality_equations(seed):
     mdp = random_mdp(np.random.default_rng(seed))
     solution = mdp.solve(criterion=AVERAGE, tolerance=1e-8)

@@ -108,16 +108,16 @@ def test_the_discriminative_gradient_is_exact():
 
 
 def test_refits_compile_nothing():
-    method = cr.MiniBatch(epochs=1, batch_size=50)
-    START.fit(V, Y, key=KEY, method=method, generative=0.1)
+    method = cr.MiniBatch(epochs=60, batch_size=50)
+    START.fit(V[:600], Y[:600], key=KEY, method=method, generative=0.1)
     before = classifier._descend._cache_size()
-    START.fit(1 - V, Y[::-1], key=fast_key(8), method=method, generative=0.2, discriminative=0.5, sweeps=2)
+    START.fit(1 - V[:600], Y[599::-1], key=fast_key(8), method=method, generative=0.2, discriminative=0.5, sweeps=2)
     assert classifier._descend._cache_size() == before
 
 
 def test_validation_and_errors():
-    method, validation = cr.MiniBatch(epochs=4, batch_size=50), cr.Validation(lambda m: 0.0, patience=1)
-    fit = START.fit(V, Y, key=KEY, method=method, generative=0.1, validation=validation)
+    method, validation = cr.MiniBatch(epochs=60, batch_size=50), cr.Validation(lambda m: 0.0, patience=1)
+    fit = START.fit(V[:600], Y[:600], key=KEY, method=method, generative=0.1, validation=validation)
     assert fit.status is cr.Status.STOPPED_EARLY
     with pytest.raises(ValueError, match="row 0: 'other' is not a label"):
         START.fit(V[:1], ["other"], key=KEY)

@@ -149,7 +149,7 @@ def _alone(machine, i):
 @pytest.mark.parametrize("machine", [binary(0, 3, 3), categorical(0, 2)], ids=["binary", "softmax"])
 def test_samples_follow_the_distribution(machine):
     probs = np.exp(log_probs(machine)[0])
-    draws = machine.sample(fast_key(1), 20_000, sweeps=60)
+    draws = machine.sample(fast_key(1), 20_000, sweeps=30)
     found, limit = chi_square(draws, machine, probs)
     assert found < limit
     warm = machine.sample(fast_key(2), 20_000, sweeps=30, temperature=2.0, start=np.asarray(draws))
@@ -159,7 +159,7 @@ def test_samples_follow_the_distribution(machine):
 
 def test_gaussian_samples():
     machine = gaussian()
-    draws = np.asarray(machine.sample(KEY, 20_000, sweeps=60))
+    draws = np.asarray(machine.sample(KEY, 20_000, sweeps=30))
     log_p = log_joint(machine, np.zeros((1, 2)))  # moments of the mixture of normals, from its definition
     w, a, b = (np.asarray(p, float) for p in (machine.weights, machine.visible_bias, machine.hidden_bias))
     variance, h = np.exp(np.asarray(machine.visible.log_variance, float)), states(3).astype(float)
