@@ -41,8 +41,8 @@ def test_what_is_left_out_is_not_the_best(layout, ends):
 
 
 def test_a_map_is_narrow_and_a_random_graph_is_not():
-    """What LU fills up: a square of 200 by 200 little, as many states with five random successors nearly all."""
-    side = 200
+    """What LU fills up: a square of 150 by 150 little, as many states with five random successors nearly all."""
+    side = 150
     row, column = np.divmod(np.arange(side * side), side)
     around = np.stack([row + 1, row - 1, row, row]).clip(0, side - 1) * side
     around += np.stack([column, column, column + 1, column - 1]).clip(0, side - 1)
