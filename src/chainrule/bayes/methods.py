@@ -443,9 +443,7 @@ def _traced(method, program, args) -> tuple[Any, Callable, tuple]:
     """Turn rates and data into arrays, so that new values do not compile anew; counts stay static."""
 
     def as_array(leaf):
-        if isinstance(leaf, np.ndarray):
-            return on_device(leaf)
-        return jnp.asarray(leaf) if eqx.is_array_like(leaf) else leaf
+        return on_device(leaf) if eqx.is_array_like(leaf) else leaf
 
     return jax.tree.map(as_array, method), program, jax.tree.map(as_array, args)
 

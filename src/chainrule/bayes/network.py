@@ -204,7 +204,7 @@ class NetworkPosterior(AbstractPosterior):
         Raises:
             ValueError: NaN or infinity in the rows.
         """
-        x_new = _array(x_new)
+        x_new = on_device(x_new)
         _check_finite("x_new", x_new)
         return Predictive(_components(self.network, self.draws.samples, x_new))
 
@@ -243,16 +243,12 @@ def _check_pure(module) -> None:
 
 
 def _check_data(x, y) -> tuple[Array, Array]:
-    x, y = _array(x), _array(y)
+    x, y = on_device(x), on_device(y)
     if x.ndim < 1 or y.ndim < 1 or len(x) != len(y) or not len(x):
         raise ValueError(f"x has shape {x.shape} and y {y.shape}; the same number of rows, at least one, is wanted")
     _check_finite("x", x)
     _check_finite("y", y)
     return x, y
-
-
-def _array(values) -> Array:
-    return on_device(values) if isinstance(values, np.ndarray) else jnp.asarray(values)
 
 
 def _check_finite(name: str, value) -> None:

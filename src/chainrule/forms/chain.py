@@ -140,13 +140,13 @@ def as_floats(value) -> Array:
     return array if jnp.issubdtype(array.dtype, jnp.floating) else array.astype(float)
 
 
-def on_device(array: np.ndarray) -> Array:
-    """A NumPy array as one of JAX.
+def on_device(value) -> Array:
+    """Anything like an array as one of JAX, a NumPy array without compiling.
 
-    `jnp.asarray` compiles a program for each shape, and `jax.device_put` may share memory that the caller goes on to
-    change: hence the copy.
+    `jnp.asarray` compiles a program for each shape of those, and `jax.device_put` may share memory that the caller goes on
+    to change: hence the copy.
     """
-    return jax.device_put(np.array(array))
+    return jax.device_put(np.array(value)) if isinstance(value, np.ndarray) else jnp.asarray(value)
 
 
 def _as_length(value) -> Any:
