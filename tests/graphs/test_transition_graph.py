@@ -1,6 +1,7 @@
 """Transition graphs: networkx and back, what they compile to, and what they refuse."""
 
 import time
+import timeit
 
 import jax.numpy as jnp
 import networkx as nx
@@ -227,13 +228,17 @@ def test_unknown_labels_bring_near_names():
         graph.index(["new"])
 
 
-def test_large_graphs_are_read_quickly():
+def test_large_graphs_are_read_in_the_time_of_a_few_copies():
     size, degree = 10_000, 10
     graph = nx.DiGraph()
     graph.add_edges_from(
         (s, (s + step) % size, {"probability": 1 / degree}) for s in range(size) for step in range(degree)
     )
-    start = time.process_time()
-    transition_graph = read(graph)
-    assert time.process_time() - start < 2.0
-    assert len(transition_graph.source) == size * degree
+    assert len(read(graph).source) == size * degree
+    # networkx copies a graph in time linear in its edges, and reading makes one such copy; timeit keeps the collector
+    # of garbage out, which in a process full of other objects costs more than either
+    reading, copying = (
+        min(timeit.repeat(work, number=1, repeat=3, timer=time.process_time))
+        for work in (lambda: read(graph), graph.copy)
+    )
+    assert reading < 10 * copying
