@@ -23,6 +23,13 @@ from jaxlib.version import __version__ as version
 TRIED = ((0, 10),)  # versions of jaxlib whose compiler is known to take the attribute as described
 
 
+def available() -> bool:
+    """Whether what `native` is given is compiled as one function here, outside of batches."""
+    return (
+        tuple(map(int, version.split(".")[:2])) in TRIED and jax.default_backend() == "cpu" and jax.device_count() == 1
+    )
+
+
 def native(function: Callable[..., Any]) -> Callable[..., Any]:
     """`function` of arrays, which gives arrays, as one function of machine code where it runs on a CPU."""
     inner = jax.jit(function)
@@ -33,7 +40,7 @@ def native(function: Callable[..., Any]) -> Callable[..., Any]:
 
     @custom_vmap
     def run(*args):
-        if jax.default_backend() != "cpu" or jax.device_count() > 1:
+        if not available():
             return inner(*args)
         args = lax.optimization_barrier(args)  # for the same reason, no constant may take an argument's place
         result: Any = set_xla_metadata(touching(*args), xla_cpu_small_call="true", inlineable="false")

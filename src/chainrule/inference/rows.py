@@ -19,7 +19,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float
 
-from . import certificate, chunks, fused, logspace, scaled
+from . import certificate, chunks, fused, lanes, logspace, pieces, scaled
 from .certificate import certified
 
 
@@ -55,17 +55,34 @@ def _log_weigh(log, initial, transition, log_likelihood, start) -> logspace.LogW
 
 
 def _fast_smooth(log, initial, transition, log_likelihood, start, weight):
+    if (count := pieces.number(transition, log_likelihood)) > 1:
+        return _smooth_in_pieces(count, log, initial, transition, log_likelihood, start, weight)
     w, sound = _weigh(log, initial, transition, log_likelihood, start), True
-    if fused.suits(w) and not chunks.suits(w.likelihood):
+    if lanes.suits(w):
+        constant, mass, marginals, by_initial, by_transition = lanes.smooth(w, weight)
+    elif fused.suits(w) and not chunks.suits(w.likelihood):
         constant, mass, marginals, by_initial, by_transition = fused.smooth(w, weight)
     else:
         s, sound = _sweep(w)
         mass, marginals, by_initial, by_transition = scaled.accumulate(w, s, weight)
         constant = s.constant
+    return _smoothed(log, w, constant, marginals, by_initial, by_transition), scaled.trusted(mass) & sound
+
+
+def _smoothed(log, w, constant, marginals, by_initial, by_transition):
     counts = (w.initial * by_initial, w.transition * by_transition)
     derivatives = counts if log else (by_initial, by_transition)
-    terms = jnp.log(constant) + w.log_scale
-    return Smoothed(terms, marginals, *derivatives, *counts), scaled.trusted(mass) & sound
+    return Smoothed(jnp.log(constant) + w.log_scale, marginals, *derivatives, *counts)
+
+
+def _smooth_in_pieces(count, log, initial, transition, log_likelihood, start, weight):
+    one_row = log_likelihood.ndim == 2
+    cut, join = (partial(f, one_row=one_row) for f in (pieces.cut, pieces.join))
+    w = _weigh(log, initial, transition, cut(log_likelihood, count, 0), cut(start, count, True))
+    constant, mass, *found = lanes.smooth(w, cut(weight, count, 0), *pieces.ends(w, count))
+    s = _smoothed(log, w, constant, *found)
+    terms, marginals = (join(x, count, len(start)) for x in (s.terms, s.marginals))
+    return s._replace(terms=terms, marginals=marginals), scaled.trusted(mass)
 
 
 def _sweep(w):
