@@ -22,15 +22,19 @@ from ..forms.products import HIGHEST
 from .native import available, native
 from .scaled import SHORT, Weights, floored
 
-MOST = 16  # states up to which this way is the fastest
-FULL = 48  # rows from which on the lanes are filled
+MOST = 12  # states up to which this way is the fastest
+FEW = 64  # rows up to which it is so for `MANY` states
+MANY = 16
+FULL = 56  # rows from which on the lanes are filled
 WIDE = 128  # rows that go side by side; more go block after block
 
 
 def suits(w: Weights) -> bool:
     """Whether this is the way to go."""
-    shape = w.likelihood.shape
-    return available() and w.transition.ndim == 2 and len(shape) == 3 and shape[1] <= MOST and shape[2] >= FULL
+    states, *rows = w.likelihood.shape[1:]
+    if not rows or rows[0] < FULL or w.transition.ndim > 2:
+        return False
+    return states <= (MANY if rows[0] <= FEW else MOST) and available()
 
 
 def smooth(w: Weights, weight, entering=None, leaving=None):
@@ -91,7 +95,7 @@ def _smooth(width, initial, transition, turned, likelihood, fresh, weight, enter
     """Constants, marginals, the least mass, the derivative by each row's first message, and sums, by row, of the others."""
     time, states, rows = likelihood.shape
     least = jnp.finfo(likelihood.dtype).eps ** 2
-    lanes = width // 2 if width % 2 == 0 else width
+    lanes = next((n for n in (16, 8) if width % n == 0), width)
     groups = _groups(states, states * width)
 
     def block(number, carry):
@@ -142,7 +146,7 @@ def _smooth(width, initial, transition, turned, likelihood, fresh, weight, enter
         by_initial,
         by_transition,
     )
-    return lax.fori_loop(0, rows // width, block, nothing)
+    return block(0, nothing) if rows == width else lax.fori_loop(0, rows // width, block, nothing)
 
 
 def step_ahead(new, initial, message, transition, likelihood):

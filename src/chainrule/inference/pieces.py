@@ -8,33 +8,30 @@ numbers, and such a matrix never moves two messages further apart in Hilbert's p
 d(a, b) = log max_k (a_k / b_k) − log min_k (a_k / b_k) (Birkhoff 1957). Where guess and finding agree within ε everywhere,
 all messages are right within a few ε a piece, and so is the sum of the log-constants.
 
-Where they do not agree, the findings are the next guesses. A chain that does not forget, one that falls apart into blocks
-for instance, goes step by step after `TRIES` of that. The same holds from the end back.
+Where they do not agree, the findings are the next guesses: two rounds where the chain forgets within a piece, at worst one
+more for each piece, since the first piece is right at once, the second from the second round on, and so forth. The same
+holds from the end back.
 """
-
-from functools import cache
 
 import jax.numpy as jnp
 from jax import lax
 
-from .certificate import certified
-from .lanes import FULL, MOST, step_ahead, step_back
+from .lanes import FULL, MANY, MOST, step_ahead, step_back
 from .native import available, native
 from .scaled import Weights
 
-LANES = 64  # pieces of one row; of several rows, as many as make so many together
-SHORTEST = 32  # steps that a piece has at least
+LANES = 64  # pieces, over all rows, that fill the lanes
+SHORTEST = 64  # steps that a piece has at least
 WARM = 128  # steps within which most chains forget
-TRIES = 3
 
 
 def number(transition, likelihood) -> int:
     """How many pieces each row is best cut into, 1 being none."""
     time, states = likelihood.shape[:2]
     rows = likelihood.shape[2] if likelihood.ndim == 3 else 1
-    count = LANES // rows
-    small = 1 < states <= MOST and transition.ndim == 2 and rows < FULL
-    return count if small and time >= SHORTEST * count and available() else 1
+    count = -(-LANES // rows)
+    small = 1 < states <= (MOST if rows == 1 else MANY) and transition.ndim == 2
+    return count if small and rows < FULL and time >= SHORTEST * count and available() else 1
 
 
 def cut(x, count: int, fill, *, one_row: bool):
@@ -54,43 +51,35 @@ def join(x, count: int, time: int, *, one_row: bool):
     return x[..., 0] if one_row else x
 
 
-def ends(w: Weights, count: int):
-    """What each piece begins with and what it is left to: `entering` and `leaving` of `lanes.smooth`."""
+def ends(w: Weights):
+    """What each piece begins with and is left to, `entering` and `leaving` of `lanes.smooth`, and whether that is sure."""
     fresh = w.start.astype(w.likelihood.dtype)
     later = jnp.concatenate([fresh[0, 1:], jnp.ones_like(fresh[0, :1])])
-    entering = _settled(_ahead, 1, count)(w.likelihood, fresh, w.transition, w.initial)
-    leaving = _settled(_back, -1, count)(w.likelihood, fresh, w.transition.T, later)
-    return entering, (leaving, later)
+    entering, _, known = _settled(_AHEAD, 1, w.likelihood, fresh, w.transition, w.initial)
+    leaving, _, also = _settled(_BACK, -1, w.likelihood, fresh, w.transition.T, later)
+    return entering, (leaving, later), known & also
 
 
-@cache
-def _settled(run, shift: int, count: int):
-    """The messages that `run` hands on to the pieces `shift` further on: guessed, or where guesses fail found by steps."""
-    run = native(run)
+def constants(w: Weights):
+    """The constants of the way ahead, and whether they are sure."""
+    fresh = w.start.astype(w.likelihood.dtype)
+    return _settled(_AHEAD, 1, w.likelihood, fresh, w.transition, w.initial)[1:]
 
-    def guess(likelihood, *known):
-        def body(carry):
-            tries, skipped, guessed, _ = carry
-            found = jnp.roll(run(skipped, guessed, likelihood, *known), shift, axis=1)
-            return tries + 1, jnp.zeros_like(skipped), found, (skipped == 0) & _agree(found, guessed)
 
-        flat = jnp.full_like(likelihood[0], 1 / likelihood.shape[1])
-        first = (0, jnp.int32(max(len(likelihood) - WARM, 0)), flat, jnp.array(False))
-        _, _, found, agreed = lax.while_loop(lambda carry: ~carry[3] & (carry[0] <= TRIES), body, first)
-        return found, agreed
+def _settled(run, shift: int, likelihood, *known):
+    """The messages that `run` hands on to the pieces `shift` further on, its constants, and whether guesses agreed."""
 
-    def by_step(likelihood, fresh, matrix, beside):
-        def one(message, piece):
-            likelihood, fresh, *later = piece
-            return run(jnp.int32(0), message, likelihood, fresh, matrix, *(later or [beside])), message
+    def body(carry):
+        tries, skipped, guessed, constant, _ = carry
+        found, constant = run(skipped, guessed, constant, likelihood, *known)
+        found = jnp.roll(found, shift, axis=1)
+        return tries + 1, jnp.zeros_like(skipped), found, constant, (skipped == 0) & _agree(found, guessed)
 
-        pieces = [likelihood, fresh, beside][: 2 if shift > 0 else 3]  # `later` has a number for each piece
-        pieces = [jnp.moveaxis(x.reshape(*x.shape[:-1], -1, count), -1, 0) for x in pieces]
-        flat = jnp.full_like(pieces[0][0, 0], 1 / likelihood.shape[1])
-        messages = lax.scan(one, flat, pieces, reverse=shift < 0)[1]
-        return jnp.moveaxis(messages, 0, -1).reshape(likelihood.shape[1:])
-
-    return certified(guess, by_step)
+    length, states, pieces = likelihood.shape
+    skipped = jnp.int32(length - min(WARM, length // 2))
+    first = (0, skipped, jnp.full_like(likelihood[0], 1 / states), jnp.zeros_like(likelihood[:, 0]), jnp.array(False))
+    _, _, found, constant, agreed = lax.while_loop(lambda carry: ~carry[4] & (carry[0] <= pieces + 1), body, first)
+    return found, constant, agreed
 
 
 def _agree(found, guessed):
@@ -100,22 +89,26 @@ def _agree(found, guessed):
     return jnp.all(close | (larger < limits.tiny / limits.eps**2))
 
 
-def _ahead(skipped, message, likelihood, fresh, transition, initial):
-    """The filtered distribution after the last step, from that before the first that is not skipped."""
+def _ahead(skipped, message, constant, likelihood, fresh, transition, initial):
+    """The filtered distribution after the last step, from that before the first one that is not skipped; the constants."""
 
-    def step(t, message):
+    def step(t, carry):
+        message, constant = carry
         joint, total = step_ahead(fresh[t], initial, message, transition, likelihood[t])
-        return joint * (1 / total)[None]
+        return joint * (1 / total)[None], lax.dynamic_update_index_in_dim(constant, total, t, 0)
 
-    return lax.fori_loop(skipped, len(likelihood), step, message)
+    return lax.fori_loop(skipped, len(likelihood), step, (message, constant))
 
 
-def _back(skipped, message, likelihood, fresh, turned, later):
-    """The message likelihood · backward of the first step, from that of the step after the last that is not skipped."""
+def _back(skipped, message, constant, likelihood, fresh, turned, later):
+    """The message likelihood · backward of the first step, from that of the step after the last one not skipped."""
 
     def step(count, carry):
         t = len(likelihood) - 1 - count
         message, later = carry
         return likelihood[t] * step_back(later, message, turned), fresh[t]
 
-    return lax.fori_loop(skipped, len(likelihood), step, (message, later))[0]
+    return lax.fori_loop(skipped, len(likelihood), step, (message, later))[0], constant
+
+
+_AHEAD, _BACK = native(_ahead), native(_back)

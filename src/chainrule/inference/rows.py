@@ -76,13 +76,18 @@ def _smoothed(log, w, constant, marginals, by_initial, by_transition):
 
 
 def _smooth_in_pieces(count, log, initial, transition, log_likelihood, start, weight):
-    one_row = log_likelihood.ndim == 2
-    cut, join = (partial(f, one_row=one_row) for f in (pieces.cut, pieces.join))
-    w = _weigh(log, initial, transition, cut(log_likelihood, count, 0), cut(start, count, True))
-    constant, mass, *found = lanes.smooth(w, cut(weight, count, 0), *pieces.ends(w, count))
+    cut, join = _cut_and_join(count, log_likelihood)
+    w = _weigh(log, initial, transition, cut(log_likelihood, fill=0), cut(start, fill=True))
+    entering, leaving, sure = pieces.ends(w)
+    constant, mass, *found = lanes.smooth(w, cut(weight, fill=0), entering, leaving)
     s = _smoothed(log, w, constant, *found)
-    terms, marginals = (join(x, count, len(start)) for x in (s.terms, s.marginals))
-    return s._replace(terms=terms, marginals=marginals), scaled.trusted(mass)
+    return s._replace(terms=join(s.terms), marginals=join(s.marginals)), scaled.trusted(mass) & sure
+
+
+def _cut_and_join(count, log_likelihood):
+    one_row = log_likelihood.ndim == 2
+    cut = partial(pieces.cut, count=count, one_row=one_row)
+    return cut, partial(pieces.join, count=count, time=len(log_likelihood), one_row=one_row)
 
 
 def _sweep(w):
@@ -135,6 +140,12 @@ def log_filter(initial, transition, log_likelihood, start, *, log: bool = False)
 
 
 def _fast_terms(log, initial, transition, log_likelihood, start):
+    if (count := pieces.number(transition, log_likelihood)) > 1:
+        cut, join = _cut_and_join(count, log_likelihood)
+        w = _weigh(log, initial, transition, cut(log_likelihood, fill=0), cut(start, fill=True))
+        constant, sure = pieces.constants(w)
+        trusted = scaled.trusted(constant.min() * w.transition.min()) & sure
+        return join(jnp.log(constant) + w.log_scale), trusted
     w = _weigh(log, initial, transition, log_likelihood, start)
     _, constant, sound = _forward(w)
     least = (w.transition if w.transition.ndim == 2 else w.transition[1:]).min(initial=1)
@@ -142,6 +153,11 @@ def _fast_terms(log, initial, transition, log_likelihood, start):
 
 
 def _swept_terms(log, initial, transition, log_likelihood, start):
+    if pieces.number(transition, log_likelihood) > 1:
+        s, trusted = _fast_smooth(
+            log, initial, transition, log_likelihood, start, jnp.ones(start.shape, log_likelihood.dtype)
+        )
+        return s.terms, trusted
     w = _weigh(log, initial, transition, log_likelihood, start)
     s, sound = _sweep(w)
     trusted = scaled.trusted(s.constant * (s.filtered * s.backward).sum(1))
