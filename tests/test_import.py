@@ -60,11 +60,11 @@ cr.HMM([0.5, 0.5], np.eye(2), cr.emissions.Poisson([1.0, 2.0]))
 cr.MarkovChain([0.5, 0.5], np.eye(2))
 cr.LinearChainCRF(["D", "N"], [cr.templates("%x[0,0]")])
 cr.MDP(np.ones((1, 1, 1)), np.ones((1, 1)), discount=0.9)
-print(sorted({"networkx", "numpyro", "matplotlib"} & set(sys.modules)))
+print(sorted({"networkx", "numpyro", "matplotlib", "chainrule.learning.energies"} & set(sys.modules)))
 """
 
 
-def test_models_made_of_arrays_load_no_graph_library():
+def test_models_made_of_arrays_load_no_graph_library_and_no_other_models_learning():
     run = subprocess.run([sys.executable, "-c", FROM_ARRAYS], capture_output=True, text=True, check=False)
     assert run.stdout == "[]\n", run.stderr
 
@@ -83,6 +83,17 @@ def test_every_public_name_resolves_and_is_listed():
 
 def test_an_unknown_name_is_an_attribute_error():
     import chainrule
+    import chainrule.learning
 
     with pytest.raises(AttributeError, match="no attribute 'HiddenMarkov'"):
         _ = chainrule.HiddenMarkov  # pyright: ignore[reportAttributeAccessIssue]
+    with pytest.raises(AttributeError, match="no attribute 'SGD'"):
+        _ = chainrule.learning.SGD  # pyright: ignore[reportAttributeAccessIssue]
+
+
+def test_learning_has_the_strategies_of_the_root():
+    import chainrule
+    from chainrule import learning
+
+    for name in learning.__all__:
+        assert getattr(learning, name) is getattr(chainrule, name)

@@ -30,21 +30,21 @@ _HOME = {
     "Transitions": "forms.transitions",
     "FactorGraph": "graphs.factor_graph",
     "TransitionGraph": "graphs.transition_graph",
-    "CD": "learning",
-    "EM": "learning",
-    "Adam": "learning",
-    "LBFGS": "learning",
-    "MiniBatch": "learning",
-    "AveragedPerceptron": "learning",
-    "PCD": "learning",
-    "Fit": "learning",
-    "DenoisingScoreMatching": "learning",
-    "LangevinPCD": "learning",
-    "NoiseContrastive": "learning",
-    "Safeguard": "learning",
-    "SlicedScoreMatching": "learning",
-    "Status": "learning",
-    "Validation": "learning",
+    "CD": "learning.contrastive",
+    "EM": "learning.em",
+    "Adam": "learning.gradient",
+    "LBFGS": "learning.gradient",
+    "MiniBatch": "learning.minibatch",
+    "AveragedPerceptron": "learning.minibatch",
+    "PCD": "learning.contrastive",
+    "Fit": "learning.fit",
+    "DenoisingScoreMatching": "learning.energies",
+    "LangevinPCD": "learning.energies",
+    "NoiseContrastive": "learning.energies",
+    "Safeguard": "learning.guarded",
+    "SlicedScoreMatching": "learning.energies",
+    "Status": "learning.fit",
+    "Validation": "learning.validation",
     "BoltzmannMachine": "models.boltzmann",
     "MarkovRandomField": "models.boltzmann",
     "HMM": "models.hmm",
@@ -133,23 +133,14 @@ if TYPE_CHECKING:
         ValueIteration,
     )
     from .io import load, save
-    from .learning import (
-        CD,
-        EM,
-        LBFGS,
-        PCD,
-        Adam,
-        AveragedPerceptron,
-        DenoisingScoreMatching,
-        Fit,
-        LangevinPCD,
-        MiniBatch,
-        NoiseContrastive,
-        Safeguard,
-        SlicedScoreMatching,
-        Status,
-        Validation,
-    )
+    from .learning.contrastive import CD, PCD
+    from .learning.em import EM
+    from .learning.energies import DenoisingScoreMatching, LangevinPCD, NoiseContrastive, SlicedScoreMatching
+    from .learning.fit import Fit, Status
+    from .learning.gradient import LBFGS, Adam
+    from .learning.guarded import Safeguard
+    from .learning.minibatch import AveragedPerceptron, MiniBatch
+    from .learning.validation import Validation
     from .models import criteria, emissions, features, hopfield
     from .models.boltzmann import BoltzmannMachine, MarkovRandomField
     from .models.crf import LinearChainCRF
