@@ -128,13 +128,14 @@ def _one_of_vectors(w: Weights) -> bool:
 
 def _sweep_together(w: Weights) -> Sweep:
     """Forward at t and backward at T−1−t share one loop, so that its overhead is paid once."""
-    ahead, back = _forward_step(w.initial, w.likelihood, floor=True), _backward_step(w.likelihood)
+    ahead = _forward_step(w.initial, w.likelihood, floor=True)
 
     def body(carry, x):
         filtered, backward = carry
         likelihood, start, late_likelihood, late_start = x
         filtered, constant = ahead(filtered, likelihood, start, w.transition)
-        return (filtered, back(backward, late_likelihood, late_start, w.transition.T)), (filtered, constant, backward)
+        earlier = _backward_step(backward, late_likelihood, late_start, w.transition.T)
+        return (filtered, earlier), (filtered, constant, backward)
 
     none = jnp.zeros_like(w.likelihood[0])
     xs = (w.likelihood, w.start, w.likelihood[::-1], w.start[::-1])
@@ -151,15 +152,18 @@ def _sweep_apart(w: Weights) -> Sweep:
 
 
 def _backward(turned, likelihood, start):
-    step, homogeneous = _backward_step(likelihood), turned.ndim == 2
+    if turned.ndim > 2:
+        flat = jnp.full_like(likelihood[0], 1 / likelihood.shape[1])
+        return lax.scan(lambda b, x: (_backward_step(b, *x), b), flat, (likelihood, start, turned), reverse=True)[1]
 
-    def body(carry, x):
-        likelihood, start, *varying = x
-        return step(carry, likelihood, start, turned if homogeneous else varying[0]), carry
+    def body(carry, x):  # what is carried is likelihood · backward: made within the product, it slows that down by half
+        message, later = carry
+        likelihood, start = x
+        backward = _normalised(_moved(message, turned), later)
+        return (likelihood * backward, start), backward
 
-    flat = jnp.full_like(likelihood[0], 1 / likelihood.shape[1])
-    xs = (likelihood, start) if homogeneous else (likelihood, start, turned)
-    return lax.scan(body, flat, xs, reverse=True)[1]
+    nothing = (jnp.zeros_like(likelihood[0]), jnp.ones_like(start[0]))
+    return lax.scan(body, nothing, (likelihood, start), reverse=True)[1]
 
 
 _BACKWARD = native(_backward)
@@ -178,14 +182,14 @@ def _forward_step(initial, likelihood, floor: bool):
     return step
 
 
-def _backward_step(likelihood):
-    flat = 1 / likelihood.shape[1]
+def _backward_step(backward, likelihood, start, turned):
+    return _normalised(_moved(likelihood * backward, turned), start)
 
-    def step(backward, likelihood, start, turned):
-        back = floored(_moved(likelihood * backward, turned))
-        return jnp.where(start[None], flat, back * (1 / _total(back))[None])
 
-    return step
+def _normalised(back, later):
+    """A backward message whose states sum to one; flat where the step after begins another sequence."""
+    back = floored(back)
+    return jnp.where(later[None], 1 / back.shape[0], back * (1 / _total(back))[None])
 
 
 def _moved(state, transition):
