@@ -52,7 +52,7 @@ def certified(fast: Callable[..., tuple[Any, Bool[Array, ""]]], slow: Callable[.
 class on_demand:
     """Compile `function(engine, *args, **static)` so that the log-space engine is built when it is first needed.
 
-    `function` asks `engine` for `smooth`, `log_filter`, `terms` and `total`; which engine it is given is decided here.
+    `function` asks `engine` for `smooth`, `filter`, `log_filter`, `terms` and `total`; which engine, is decided here.
 
     Args:
         function: a pure function of arrays; keyword arguments are static.

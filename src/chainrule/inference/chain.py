@@ -92,9 +92,9 @@ class Filtered(NamedTuple):
 def filter(chain: Chain) -> Filtered:
     """Condition on the past only; what the future would say is left out."""
     initial, transition, node, start, weight = _arrays(chain)
-    log_filtered, terms = rows.log_filter(initial, transition, node, start, log=True)
+    filtered, terms = rows.filter(initial, transition, node, start, log=True)
     mask = weight > 0
-    filtered = jnp.where(mask[:, None], jnp.exp(log_filtered), 0)
+    filtered = jnp.where(mask[:, None], filtered, 0)
     step = transition if transition.ndim == 2 else jnp.where(mask[1:, None, None], transition[1:], 0)
     step = jnp.exp(step - finite(step.max((-2, -1), keepdims=True)))  # potentials of any size; normalised below
     moved = jnp.einsum("ti,ij->tj" if step.ndim == 2 else "ti,tij->tj", filtered[:-1], step, precision=HIGHEST)

@@ -14,7 +14,7 @@ from jax import lax
 from jaxtyping import Array, Float, Int
 
 from ..forms.chain import Chain
-from . import chunks
+from . import chunks, lanes
 from .chain import _arrays
 from .compiling import jit
 from .logspace import finite
@@ -48,6 +48,8 @@ def best_states(initial, transition, node, start) -> Int[Array, "time *row"]:
     """Viterbi over all rows: log-potentials in, states out. Padding and impossible sequences get arbitrary states."""
     if chunks.suits(node):
         return chunks.best_states(initial, transition, node, start)
+    if lanes.suits(transition, node):
+        return lanes.best_paths(initial, transition, node, start)[0]
     homogeneous = transition.ndim == 2
     extra = [1] * (node.ndim - 2)
     first = initial.reshape(-1, *extra)
@@ -77,6 +79,30 @@ def best_states(initial, transition, node, start) -> Int[Array, "time *row"]:
     xs = (before[1:], start[1:]) if homogeneous else (before[1:], start[1:], transition[1:].swapaxes(1, 2))
     states = lax.scan(back, final, xs, reverse=True)[1]
     return jnp.concatenate([states, final[None]])
+
+
+def best_paths(initial, transition, node, start) -> tuple[Int[Array, "time *row"], Float[Array, "time *row"]]:
+    """`best_states`, and what each step adds to the score of its path."""
+    if lanes.suits(transition, node) and not chunks.suits(node):
+        return lanes.best_paths(initial, transition, node, start)
+    states = best_states(initial, transition, node, start)
+    return states, path_terms(initial, transition, node, start, states)
+
+
+def path_terms(initial, transition, node, start, states):
+    """What each step of a path adds to its score."""
+    picked = jnp.take_along_axis(node, states[:, None], axis=1)[:, 0]
+    before = jnp.concatenate([states[:1], states[:-1]])
+    if transition.ndim == 2:
+        stepped = transition[before, states]
+    else:
+        index: tuple = (jnp.arange(len(states)).reshape(-1, *[1] * (states.ndim - 1)), before, states)
+        if transition.ndim == 4:
+            index = (*index, jnp.arange(states.shape[1])[None])
+        elif states.ndim == 2:
+            index = tuple(jnp.broadcast_to(i, states.shape) for i in index)
+        stepped = transition[index]
+    return picked + jnp.where(start, initial[states], stepped)
 
 
 @partial(jit, static_argnums=1)

@@ -12,6 +12,7 @@ concrete data decide between two programs.
 """
 
 from functools import partial
+from itertools import product
 from typing import NamedTuple
 
 import jax
@@ -58,7 +59,7 @@ def _fast_smooth(log, initial, transition, log_likelihood, start, weight):
     if (count := pieces.number(transition, log_likelihood)) > 1:
         return _smooth_in_pieces(count, log, initial, transition, log_likelihood, start, weight)
     w, sound = _weigh(log, initial, transition, log_likelihood, start), True
-    if lanes.suits(w):
+    if lanes.suits(w.transition, w.likelihood):
         constant, mass, marginals, by_initial, by_transition = lanes.smooth(w, weight)
     elif fused.suits(w) and not chunks.suits(w.likelihood):
         constant, mass, marginals, by_initial, by_transition = fused.smooth(w, weight)
@@ -98,7 +99,7 @@ def _sweep(w):
 def _forward(w):
     """Filtered distributions, constants, and whether what is left to check of them holds."""
     if not chunks.suits(w.likelihood):
-        return *scaled.forward(w), True
+        return *(lanes if lanes.suits(w.transition, w.likelihood) else scaled).forward(w), True
     s, sound = chunks.sweep(w)
     return s.filtered, s.constant, sound
 
@@ -119,24 +120,34 @@ def smooth(initial, transition, log_likelihood, start, weight, *, log: bool = Fa
     return _SMOOTH[log](initial, transition, log_likelihood, start, weight)
 
 
-def _fast_filter(log, initial, transition, log_likelihood, start):
+def _fast_filter(log, logs, initial, transition, log_likelihood, start):
     w = _weigh(log, initial, transition, log_likelihood, start)
     filtered, constant, sound = _forward(w)
     # The future decides what an underflowed state is worth: at most 1 / min(transition) more than what was kept.
     least = (w.transition if w.transition.ndim == 2 else w.transition[1:]).min(initial=1)
-    return (jnp.log(filtered), jnp.log(constant) + w.log_scale), scaled.trusted(constant.min() * least) & sound
+    found = (jnp.log(filtered) if logs else filtered), jnp.log(constant) + w.log_scale
+    return found, scaled.trusted(constant.min() * least) & sound
 
 
-def _slow_filter(log, initial, transition, log_likelihood, start):
-    return logspace.forward(_log_weigh(log, initial, transition, log_likelihood, start))
+def _slow_filter(log, logs, initial, transition, log_likelihood, start):
+    filtered, constant = logspace.forward(_log_weigh(log, initial, transition, log_likelihood, start))
+    return (filtered if logs else jnp.exp(filtered)), constant
 
 
-_FILTER = {log: certified(partial(_fast_filter, log), partial(_slow_filter, log)) for log in (False, True)}
+_FILTER = {
+    both: certified(partial(_fast_filter, *both), partial(_slow_filter, *both))
+    for both in product((False, True), repeat=2)
+}
+
+
+def filter(initial, transition, log_likelihood, start, *, log: bool = False):
+    """Filtered distributions p(z_t | x_0 … x_t), (time, state, *row), and the log-constants (time, *row)."""
+    return _FILTER[log, False](initial, transition, log_likelihood, start)
 
 
 def log_filter(initial, transition, log_likelihood, start, *, log: bool = False):
-    """Log filtered distributions log p(z_t | x_0 … x_t), (time, state, *row), and the log-constants (time, *row)."""
-    return _FILTER[log](initial, transition, log_likelihood, start)
+    """The same, with the logarithms of the filtered distributions."""
+    return _FILTER[log, True](initial, transition, log_likelihood, start)
 
 
 def _fast_terms(log, initial, transition, log_likelihood, start):
@@ -247,9 +258,13 @@ class Scaled:
         """As the module's `smooth`."""
         return self._trust(*_fast_smooth(log, *args))
 
+    def filter(self, *args, log=False):
+        """As the module's `filter`."""
+        return self._trust(*_fast_filter(log, False, *args))
+
     def log_filter(self, *args, log=False):
         """As the module's `log_filter`."""
-        return self._trust(*_fast_filter(log, *args))
+        return self._trust(*_fast_filter(log, True, *args))
 
     def terms(self, log, *args):
         """As the module's `terms`, without its gradient."""
@@ -269,9 +284,14 @@ class Careful:
         return _slow_smooth(log, *args)
 
     @staticmethod
+    def filter(*args, log=False):
+        """As the module's `filter`."""
+        return _slow_filter(log, False, *args)
+
+    @staticmethod
     def log_filter(*args, log=False):
         """As the module's `log_filter`."""
-        return _slow_filter(log, *args)
+        return _slow_filter(log, True, *args)
 
     @staticmethod
     def terms(log, *args):
@@ -290,6 +310,7 @@ class Either:
     trusted = np.True_
 
     smooth = staticmethod(smooth)
+    filter = staticmethod(filter)
     log_filter = staticmethod(log_filter)
     terms = staticmethod(terms)
     total = staticmethod(total)

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from ..inference import decoding, rows
-from . import crf_second_order, packed
+from . import crf_second_order
 
 
 class Likelihood(eqx.Module):
@@ -140,7 +140,7 @@ def _terms(scores, given, labels):
     """What each token adds to the score of a labelling; zero on padding, whose labels mean nothing."""
     if scores.triple is not None:
         return crf_second_order.path_terms(scores, given, labels)
-    terms = packed.path_terms(scores.initial, scores.pair, scores.node, jnp.asarray(given.start), jnp.asarray(labels))
+    terms = decoding.path_terms(scores.initial, scores.pair, scores.node, jnp.asarray(given.start), jnp.asarray(labels))
     return jnp.where(given.weight != 0, terms, 0)
 
 
@@ -156,7 +156,7 @@ def _conditional(node, pair, start, weight, labels, counts):
 
 def _shifted(node, pair, start, weight, labels):
     there = jnp.asarray(labels)[:, None] == jnp.arange(node.shape[1], dtype=jnp.int32)[None, :, None]
-    terms = packed.path_terms(jnp.zeros(node.shape[1], node.dtype), pair, node, start, jnp.asarray(labels))
+    terms = decoding.path_terms(jnp.zeros(node.shape[1], node.dtype), pair, node, start, jnp.asarray(labels))
     terms = jnp.where(weight != 0, terms, 0)  # padding is labelled 0, which may not be allowed to begin
     return node - terms[:, None], there
 

@@ -71,8 +71,7 @@ def posterior(engine, model, data: Sequences, known):
 def filtered(engine, model, data: Sequences, known):
     """Log p(x), filtered and predicted states, log-constants, and the state after the last step of each sequence."""
     scores, start, mask = _scores(model, data, known)
-    log_filtered, terms = engine.log_filter(model.initial, model.transition, scores, start)
-    found = jnp.exp(log_filtered)
+    found, terms = engine.filter(model.initial, model.transition, scores, start)
     moved = jnp.einsum("ti...,ij->tj...", found, model.transition, precision=HIGHEST)
     first = model.initial.reshape(1, -1, *[1] * (scores.ndim - 2))
     before = jnp.concatenate([jnp.broadcast_to(first, moved[:1].shape), moved[:-1]])

@@ -65,8 +65,8 @@ def posterior(engine, log: bool, initial, transition, scores, data: Sequences):
 def viterbi(log_initial, log_transition, scores, data: Sequences):
     """The best path of each sequence and its score; −1 where nothing is possible."""
     scores, start, mask = squeezed(scores, data)
-    states = decoding.best_states(log_initial, log_transition, scores, start)
-    total = totals(data, path_terms(log_initial, log_transition, scores, start, states), mask)
+    states, terms = decoding.best_paths(log_initial, log_transition, scores, start)
+    total = totals(data, terms, mask)
     states = with_rows(states, data)
     if len(data.lengths) == 1:
         return jnp.where(total[0] > -jnp.inf, states, -1), total
@@ -100,22 +100,6 @@ def one_by_one(function, initial, pair, node, data: Sequences, *, numbers: int):
     filled = [jnp.pad(x, (0, blocks * block - count)).reshape(blocks, block) for x in places]
     found = lax.map(jax.vmap(one), tuple(filled))
     return jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:])[:count], found)
-
-
-def path_terms(log_initial, log_transition, scores, start, states):
-    """What each step of a path adds to its score."""
-    picked = jnp.take_along_axis(scores, states[:, None], axis=1)[:, 0]
-    before = jnp.concatenate([states[:1], states[:-1]])
-    if log_transition.ndim == 2:
-        stepped = log_transition[before, states]
-    else:
-        index: tuple = (jnp.arange(len(states)).reshape(-1, *[1] * (states.ndim - 1)), before, states)
-        if log_transition.ndim == 4:
-            index = (*index, jnp.arange(states.shape[1])[None])
-        elif states.ndim == 2:
-            index = tuple(jnp.broadcast_to(i, states.shape) for i in index)
-        stepped = log_transition[index]
-    return picked + jnp.where(start, log_initial[states], stepped)
 
 
 def sample_posterior(engine, log: bool, key, initial, transition, scores, data: Sequences, num_samples: int):
