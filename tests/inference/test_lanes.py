@@ -1,6 +1,7 @@
 """Many rows as native loops: against the two sweeps that they stand for, against log space, and where they are used."""
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -104,6 +105,42 @@ def test_few_rows_many_states_and_moving_transitions_go_other_ways():
     assert not suits(17, 64)
     assert not suits(5, 55)
     assert not suits(5, 64, 5)
+
+
+@jax.jit
+def of_two(initial, pair, node, start, weight):
+    def both(node):
+        return rows.smooth(initial, pair, node, start, weight, log=True), decoding.best_paths(
+            initial, pair, node, start
+        )
+
+    return jax.vmap(both)(jnp.stack([node, 2 * node])), both(2 * node)
+
+
+def test_batches_are_those_of_one_after_the_other():
+    (smoothed, paths), (wanted, path) = of_two(*problem(3, 57))
+    for got, want in zip((*smoothed, *paths), (*wanted, *path), strict=True):
+        np.testing.assert_allclose(got[1], want, rtol=1e-5, atol=1e-6)
+
+
+@jax.jit
+def slopes_of_best(initial, pair, node, start):
+    def score(*potentials):
+        states, terms = decoding.best_paths(*potentials, start)
+        return terms.sum(), states
+
+    return jax.grad(score, (0, 1, 2), has_aux=True)(initial, pair, node)
+
+
+def test_the_gradient_of_a_best_score_is_the_path_itself():
+    initial, pair, node, start, _ = problem(3, 57)
+    (by_initial, by_pair, by_node), states = slopes_of_best(initial, pair, node, start)
+    states = np.asarray(states)
+    np.testing.assert_array_equal(by_node, states[:, None] == np.arange(3)[None, :, None])
+    np.testing.assert_array_equal(by_initial, np.bincount(states[start], minlength=3))
+    steps = np.zeros((3, 3))
+    np.add.at(steps, (states[:-1][~start[1:]], states[1:][~start[1:]]), 1)
+    np.testing.assert_array_equal(by_pair, steps)
 
 
 @NATIVE

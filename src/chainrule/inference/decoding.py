@@ -10,6 +10,7 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 from jaxtyping import Array, Float, Int
 
@@ -18,6 +19,7 @@ from . import chunks, lanes
 from .chain import _arrays
 from .compiling import jit
 from .logspace import finite
+from .native import one_by_one
 
 
 class Path(NamedTuple):
@@ -49,7 +51,7 @@ def best_states(initial, transition, node, start) -> Int[Array, "time *row"]:
     if chunks.suits(node):
         return chunks.best_states(initial, transition, node, start)
     if lanes.suits(transition, node):
-        return lanes.best_paths(initial, transition, node, start)[0]
+        return one_by_one(lanes.best_paths)(initial, transition, node, start)[0]
     homogeneous = transition.ndim == 2
     extra = [1] * (node.ndim - 2)
     first = initial.reshape(-1, *extra)
@@ -82,11 +84,28 @@ def best_states(initial, transition, node, start) -> Int[Array, "time *row"]:
 
 
 def best_paths(initial, transition, node, start) -> tuple[Int[Array, "time *row"], Float[Array, "time *row"]]:
-    """`best_states`, and what each step adds to the score of its path."""
-    if lanes.suits(transition, node) and not chunks.suits(node):
-        return lanes.best_paths(initial, transition, node, start)
+    """`best_states`, and what each step adds to the score of its path: `path_terms`, with its gradient."""
+    if lanes.suits(transition, node):
+        return _paths(initial, transition, node, start)
     states = best_states(initial, transition, node, start)
     return states, path_terms(initial, transition, node, start, states)
+
+
+@jax.custom_jvp
+def _paths(initial, transition, node, start):
+    return one_by_one(lanes.best_paths)(initial, transition, node, start)
+
+
+@_paths.defjvp
+def _push(primals, tangents):
+    states, terms = _paths(*primals)
+    *potentials, start = primals
+
+    def scores(initial, transition, node):
+        return path_terms(initial, transition, node, start, states)
+
+    pushed = jax.jvp(scores, tuple(potentials), tuple(tangents[:3]))[1]
+    return (states, terms), (np.zeros(states.shape, jax.dtypes.float0), pushed)
 
 
 def path_terms(initial, transition, node, start, states):

@@ -58,7 +58,8 @@ def smooth(w: Weights, weight, entering=None, leaving=None):
 
 def forward(w: Weights):
     """Filtered distributions and their normalising constants, as `scaled.forward`."""
-    return _by_blocks(_FORWARD, (w.initial, w.transition), (w.likelihood, w.start.astype(w.likelihood.dtype)))[0]
+    fresh = w.start.astype(w.likelihood.dtype)
+    return tuple(_by_blocks(_FORWARD, (w.initial, w.transition), (w.likelihood, fresh))[0])
 
 
 def best_paths(initial, transition, node, start) -> tuple[Int[Array, "time row"], Float[Array, "time row"]]:

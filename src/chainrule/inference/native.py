@@ -53,3 +53,23 @@ def native(function: Callable[..., Any]) -> Callable[..., Any]:
         return result, jax.tree.map(lambda _: True, result)
 
     return wraps(function)(run)
+
+
+def one_by_one(function: Callable[..., Any]) -> Callable[..., Any]:
+    """`function`, of whose batches `jax.vmap` makes a loop: a native function does its own work best."""
+    run = custom_vmap(function)
+
+    @run.def_vmap
+    def rule(_, in_batched, *args):
+        leaves, structure = jax.tree.flatten(args)
+        batched = jax.tree.leaves(in_batched)
+
+        def one(mapped):
+            mapped = iter(mapped)
+            own = [next(mapped) if b else leaf for leaf, b in zip(leaves, batched, strict=True)]
+            return run(*jax.tree.unflatten(structure, own))
+
+        result = lax.map(one, [leaf for leaf, b in zip(leaves, batched, strict=True) if b])
+        return result, jax.tree.map(lambda _: True, result)
+
+    return run

@@ -22,6 +22,7 @@ from jaxtyping import Array, Bool, Float
 
 from . import certificate, chunks, fused, lanes, logspace, pieces, scaled
 from .certificate import certified
+from .native import one_by_one
 
 
 class Smoothed(NamedTuple):
@@ -56,12 +57,23 @@ def _log_weigh(log, initial, transition, log_likelihood, start) -> logspace.LogW
 
 
 def _fast_smooth(log, initial, transition, log_likelihood, start, weight):
+    args = initial, transition, log_likelihood, start, weight
     if (count := pieces.number(transition, log_likelihood)) > 1:
-        return _smooth_in_pieces(count, log, initial, transition, log_likelihood, start, weight)
+        return one_by_one(partial(_smooth_in_pieces, count, log))(*args)
+    if lanes.suits(transition, log_likelihood):
+        return one_by_one(partial(_smooth_in_lanes, log))(*args)
+    return _smooth_by_step(log, *args)
+
+
+def _smooth_in_lanes(log, initial, transition, log_likelihood, start, weight):
+    w = _weigh(log, initial, transition, log_likelihood, start)
+    constant, mass, *found = lanes.smooth(w, weight)
+    return _smoothed(log, w, constant, *found), scaled.trusted(mass)
+
+
+def _smooth_by_step(log, initial, transition, log_likelihood, start, weight):
     w, sound = _weigh(log, initial, transition, log_likelihood, start), True
-    if lanes.suits(w.transition, w.likelihood):
-        constant, mass, marginals, by_initial, by_transition = lanes.smooth(w, weight)
-    elif fused.suits(w) and not chunks.suits(w.likelihood):
+    if fused.suits(w) and not chunks.suits(w.likelihood):
         constant, mass, marginals, by_initial, by_transition = fused.smooth(w, weight)
     else:
         s, sound = _sweep(w)
@@ -98,10 +110,12 @@ def _sweep(w):
 
 def _forward(w):
     """Filtered distributions, constants, and whether what is left to check of them holds."""
-    if not chunks.suits(w.likelihood):
-        return *(lanes if lanes.suits(w.transition, w.likelihood) else scaled).forward(w), True
-    s, sound = chunks.sweep(w)
-    return s.filtered, s.constant, sound
+    if chunks.suits(w.likelihood):
+        s, sound = chunks.sweep(w)
+        return s.filtered, s.constant, sound
+    if lanes.suits(w.transition, w.likelihood):
+        return *one_by_one(lanes.forward)(w), True
+    return *scaled.forward(w), True
 
 
 def _slow_smooth(log, initial, transition, log_likelihood, start, weight):
@@ -152,22 +166,24 @@ def log_filter(initial, transition, log_likelihood, start, *, log: bool = False)
 
 def _fast_terms(log, initial, transition, log_likelihood, start):
     if (count := pieces.number(transition, log_likelihood)) > 1:
-        cut, join = _cut_and_join(count, log_likelihood)
-        w = _weigh(log, initial, transition, cut(log_likelihood, fill=0), cut(start, fill=True))
-        constant, sure = pieces.constants(w)
-        trusted = scaled.trusted(constant.min() * w.transition.min()) & sure
-        return join(jnp.log(constant) + w.log_scale), trusted
+        return one_by_one(partial(_terms_in_pieces, count, log))(initial, transition, log_likelihood, start)
     w = _weigh(log, initial, transition, log_likelihood, start)
     _, constant, sound = _forward(w)
     least = (w.transition if w.transition.ndim == 2 else w.transition[1:]).min(initial=1)
     return jnp.log(constant) + w.log_scale, scaled.trusted(constant.min() * least) & sound
 
 
+def _terms_in_pieces(count, log, initial, transition, log_likelihood, start):
+    cut, join = _cut_and_join(count, log_likelihood)
+    w = _weigh(log, initial, transition, cut(log_likelihood, fill=0), cut(start, fill=True))
+    constant, sure = pieces.constants(w)
+    return join(jnp.log(constant) + w.log_scale), scaled.trusted(constant.min() * w.transition.min()) & sure
+
+
 def _swept_terms(log, initial, transition, log_likelihood, start):
     if pieces.number(transition, log_likelihood) > 1:
-        s, trusted = _fast_smooth(
-            log, initial, transition, log_likelihood, start, jnp.ones(start.shape, log_likelihood.dtype)
-        )
+        one = jnp.ones(start.shape, log_likelihood.dtype)
+        s, trusted = _fast_smooth(log, initial, transition, log_likelihood, start, one)
         return s.terms, trusted
     w = _weigh(log, initial, transition, log_likelihood, start)
     s, sound = _sweep(w)
