@@ -3,7 +3,7 @@
 A chain forgets: two filtered distributions that begin differently and see the same observations come together, as fast as
 the transitions and the observations make them. So what the pieces begin with is guessed: every piece is run over its last
 `WARM` steps from a flat beginning, which gives the piece after it something to begin with; then over all its steps, and
-what it ends with is compared with the guess. That is a proof and no test of chance: a step is a matrix of positive
+what it ends with is compared with the guess. That is a proof and no test of chance: a step is a matrix without negative
 numbers, and such a matrix never moves two messages further apart in Hilbert's projective metric,
 d(a, b) = log max_k (a_k / b_k) − log min_k (a_k / b_k) (Birkhoff 1957). Where guess and finding agree within ε everywhere,
 all messages are right within a few ε a piece, and so is the sum of the log-constants.
