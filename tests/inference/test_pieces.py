@@ -72,6 +72,13 @@ def test_every_chain_is_smoothed_exactly(kind, count):
         np.testing.assert_allclose(terms, exact.terms, rtol=2e-5, atol=2e-6)
 
 
+def test_double_precision_is_kept():
+    with jax.enable_x64(True):
+        args = problem("hardly forgets", dtype=np.float64)
+        for got, want in zip(in_pieces(*args)[0], step_by_step(*args), strict=True):
+            np.testing.assert_allclose(got, want, rtol=1e-11, atol=1e-12)
+
+
 @jax.jit
 def agreements(found, others):
     return jax.vmap(pieces._agree, in_axes=(None, 0))(found, others)

@@ -46,13 +46,13 @@ def smooth(w: Weights, weight, entering=None, leaving=None):
     row's first, and `leaving` the message likelihood · backward of the step after its last, (state, row), with whether that
     step begins another chain, (row,).
     """
-    flat = jnp.full_like(w.likelihood[0], 1 / w.likelihood.shape[1])
-    entering = flat if entering is None else entering
-    message, later = leaving or (flat, jnp.ones_like(w.start[0]))
-    fresh, later = (x.astype(w.likelihood.dtype) for x in (w.start, later))
-    each = (w.likelihood, fresh, entering, message, later)
-    known = (w.initial, w.transition, w.transition.T)
-    (constant, mass, marginals), (by_initial, by_transition) = _by_blocks(_SMOOTH, known, each, weight)
+    known, fresh = (w.initial, w.transition, w.transition.T), w.start.astype(w.likelihood.dtype)
+    if entering is None or leaving is None:
+        run, each = _SMOOTH_WHOLE, (w.likelihood, fresh)
+    else:
+        message, later = leaving
+        run, each = _SMOOTH, (w.likelihood, fresh, entering, message, later.astype(fresh.dtype))
+    (constant, mass, marginals), (by_initial, by_transition) = _by_blocks(run, known, each, weight)
     return constant, mass.min(), marginals, by_initial.sum(1), by_transition.sum(2)
 
 
@@ -145,6 +145,12 @@ def _smooth(initial, transition, turned, likelihood, fresh, entering, leaving, l
     return [constant, mass, marginals], (by_initial, jnp.concatenate(by_transition))
 
 
+def _smooth_whole(initial, transition, turned, likelihood, fresh, weight):
+    """The same where no row goes on from another one."""
+    flat = jnp.full_like(likelihood[0], 1 / likelihood.shape[1])
+    return _smooth(initial, transition, turned, likelihood, fresh, flat, flat, jnp.ones_like(fresh[0]), weight)
+
+
 def _forward(initial, transition, likelihood, fresh):
     def step(t, carry):
         message, constant, filtered = carry
@@ -195,7 +201,7 @@ def _best_paths(initial, transition, node, start):
     return [found, lax.fori_loop(0, time, score, jnp.zeros_like(node[:, 0]))], ()
 
 
-_SMOOTH, _FORWARD, _BEST_PATHS = native(_smooth), native(_forward), native(_best_paths)
+_SMOOTH, _SMOOTH_WHOLE, _FORWARD, _BEST_PATHS = map(native, (_smooth, _smooth_whole, _forward, _best_paths))
 
 
 def step_ahead(new, initial, message, transition, likelihood):
