@@ -19,7 +19,7 @@ from . import chunks, lanes
 from .chain import _arrays
 from .compiling import jit
 from .logspace import finite
-from .native import one_by_one
+from .native import in_turn
 
 
 class Path(NamedTuple):
@@ -51,7 +51,7 @@ def best_states(initial, transition, node, start) -> Int[Array, "time *row"]:
     if chunks.suits(node):
         return chunks.best_states(initial, transition, node, start)
     if lanes.suits(transition, node):
-        return one_by_one(lanes.best_paths)(initial, transition, node, start)[0]
+        return in_turn(lanes.best_paths)(initial, transition, node, start)[0]
     homogeneous = transition.ndim == 2
     extra = [1] * (node.ndim - 2)
     first = initial.reshape(-1, *extra)
@@ -93,7 +93,7 @@ def best_paths(initial, transition, node, start) -> tuple[Int[Array, "time *row"
 
 @jax.custom_jvp
 def _paths(initial, transition, node, start):
-    return one_by_one(lanes.best_paths)(initial, transition, node, start)
+    return in_turn(lanes.best_paths)(initial, transition, node, start)
 
 
 @_paths.defjvp

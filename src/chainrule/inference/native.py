@@ -55,7 +55,7 @@ def native(function: Callable[..., Any]) -> Callable[..., Any]:
     return wraps(function)(run)
 
 
-def one_by_one(function: Callable[..., Any]) -> Callable[..., Any]:
+def in_turn(function: Callable[..., Any]) -> Callable[..., Any]:
     """`function`, of whose batches `jax.vmap` makes a loop: a native function does its own work best."""
     run = custom_vmap(function)
 

@@ -22,7 +22,7 @@ from jaxtyping import Array, Bool, Float
 
 from . import certificate, chunks, fused, lanes, logspace, pieces, scaled
 from .certificate import certified
-from .native import one_by_one
+from .native import in_turn
 
 
 class Smoothed(NamedTuple):
@@ -59,9 +59,9 @@ def _log_weigh(log, initial, transition, log_likelihood, start) -> logspace.LogW
 def _fast_smooth(log, initial, transition, log_likelihood, start, weight):
     args = initial, transition, log_likelihood, start, weight
     if (count := pieces.number(transition, log_likelihood)) > 1:
-        return one_by_one(partial(_smooth_in_pieces, count, log))(*args)
+        return in_turn(partial(_smooth_in_pieces, count, log))(*args)
     if lanes.suits(transition, log_likelihood):
-        return one_by_one(partial(_smooth_in_lanes, log))(*args)
+        return in_turn(partial(_smooth_in_lanes, log))(*args)
     return _smooth_by_step(log, *args)
 
 
@@ -114,7 +114,7 @@ def _forward(w):
         s, sound = chunks.sweep(w)
         return s.filtered, s.constant, sound
     if lanes.suits(w.transition, w.likelihood):
-        return *one_by_one(lanes.forward)(w), True
+        return *in_turn(lanes.forward)(w), True
     return *scaled.forward(w), True
 
 
@@ -166,7 +166,7 @@ def log_filter(initial, transition, log_likelihood, start, *, log: bool = False)
 
 def _fast_terms(log, initial, transition, log_likelihood, start):
     if (count := pieces.number(transition, log_likelihood)) > 1:
-        return one_by_one(partial(_terms_in_pieces, count, log))(initial, transition, log_likelihood, start)
+        return in_turn(partial(_terms_in_pieces, count, log))(initial, transition, log_likelihood, start)
     w = _weigh(log, initial, transition, log_likelihood, start)
     _, constant, sound = _forward(w)
     least = (w.transition if w.transition.ndim == 2 else w.transition[1:]).min(initial=1)

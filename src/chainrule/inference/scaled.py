@@ -156,8 +156,8 @@ def _backward(turned, likelihood, start):
         flat = jnp.full_like(likelihood[0], 1 / likelihood.shape[1])
         return lax.scan(lambda b, x: (_backward_step(b, *x), b), flat, (likelihood, start, turned), reverse=True)[1]
 
-    def body(carry, x):  # what is carried is likelihood · backward: made within the product, it slows that down by half
-        message, later = carry
+    def body(carry, x):
+        message, later = carry  # likelihood · backward, carried: made within the product, it slows that down by a third
         likelihood, start = x
         backward = _normalised(_moved(message, turned), later)
         return (likelihood * backward, start), backward
